@@ -1,0 +1,32 @@
+"""Test session: four logical CPU devices, set up before TensorFlow initializes."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+REPLICAS = 4
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * REPLICAS
+)
+
+
+@pytest.fixture(autouse=True)
+def doctest_names(doctest_namespace):
+    """What docstring examples may use without importing it."""
+    import keras_norms
+
+    doctest_namespace.update(tf=tf, np=np, keras_norms=keras_norms)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20)
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    tf.random.set_seed(20)

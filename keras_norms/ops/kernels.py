@@ -1,0 +1,121 @@
+"""The three kernels that every layer is made of, differentiable to any order.
+
+    moments(x; w)                    count = sum w, mean, m2 = sum w (x - mean)^2
+    sums(u, v, center; w)            sum w u, sum w u (v - center)
+    blend(u, v, a, b, c, center; w)  a u + w (b (v - center) + c)
+
+Each is one pass over the activations it names. Their gradients are made of the same
+three again, so a gradient of any order is as few passes. Which code computes
+them is the choice of `native.py`; here are the gradients only.
+
+Common arguments:
+    axis: the channel axis, non-negative. Activations have one; see `ChannelView`.
+    weights: None, or weights as `row_weights` makes them; constants. Where they are 0, an
+        `x` or `v` that is not finite is read as the centre.
+    weighted: whether the weights also weigh; otherwise they only tell what is invalid.
+    segment_size: None, or rows per segment; the last segment takes the remainder.
+
+Vectors are float64, `[channels]`, or `[segments, channels]` with a segment size.
+"""
+
+import tensorflow as tf
+
+from keras_norms.ops.native import kernels_in_use
+from keras_norms.ops.recall import recall
+
+
+def moments(x, *, axis, weights=None, segment_size=None):
+    """Returns count, mean and m2. The count has size 1 where all channels share it."""
+    options = dict(axis=axis, weights=weights, segment_size=segment_size)
+
+    def pullback(x, values, gradients):
+        count, mean, _ = values
+        _, mean_gradient, m2_gradient = gradients
+        return blend(
+            v=x,
+            b=2.0 * m2_gradient,
+            c=tf.math.divide_no_nan(mean_gradient, count),
+            center=mean,
+            weighted=weights is not None,
+            **options,
+        )
+
+    return recall(kernels_in_use().moments(tf.stop_gradient(x), **options), x, pullback)
+
+
+def sums(u, v=None, center=None, *, axis, weights=None, weighted=False, segment_size=None):
+    """Returns `sum w u` and, where `v` is given, `sum w u (v - center)`, else None."""
+    options = dict(axis=axis, weights=weights, weighted=weighted, segment_size=segment_size)
+    given = _present(u=u, v=v, center=center)
+
+    @tf.custom_gradient
+    def op(*tensors):
+        tensors = dict(zip(given, tensors))
+        u, v, center = (tensors.get(name) for name in ("u", "v", "center"))
+        results = kernels_in_use().sums(**tensors, **options)
+
+        def gradient(sum_u_gradient, sum_uv_gradient=None):
+            if v is None:
+                zero = tf.zeros_like(sum_u_gradient)
+                return blend(v=u, b=zero, c=sum_u_gradient, **options)
+            gradients = {
+                "u": blend(v=v, b=sum_uv_gradient, c=sum_u_gradient, center=center, **options),
+                "v": blend(v=u, b=sum_uv_gradient, **_weighing(options)),
+            }
+            if center is not None:
+                gradients["center"] = -sum_uv_gradient * sums(u, **_weighing(options))[0]
+            return [gradients[name] for name in given]
+
+        return tuple(result for result in results if result is not None), gradient
+
+    results = op(*given.values())
+    return results if v is not None else (results[0], None)
+
+
+def blend(
+    u=None,
+    v=None,
+    *,
+    a=None,
+    b=None,
+    c=None,
+    center=None,
+    axis,
+    weights=None,
+    weighted=False,
+    segment_size=None,
+):
+    """Returns `a u + w (b (v - center) + c)` in the dtype of `v`; each term is optional."""
+    options = dict(axis=axis, weights=weights, weighted=weighted, segment_size=segment_size)
+    unweighted = dict(axis=axis, segment_size=segment_size)
+    given = _present(u=u, v=v, a=a, b=b, c=c, center=center)
+
+    @tf.custom_gradient
+    def op(*tensors):
+        tensors = dict(zip(given, tensors))
+        u, v, center = (tensors.get(name) for name in ("u", "v", "center"))
+
+        def gradient(dy):
+            gradients = {}
+            if u is not None:
+                gradients["u"] = blend(v=dy, b=tensors["a"], **unweighted)
+                gradients["a"] = sums(dy, u, **unweighted)[1]
+            if v is not None:
+                gradients["v"] = blend(v=dy, b=tensors["b"], **_weighing(options))
+            gradients["c"], gradients["b"] = sums(dy, v, center, **options)
+            if center is not None:
+                gradients["center"] = -tensors["b"] * tf.cast(gradients["c"], center.dtype)
+            return [tf.cast(gradients[name], given[name].dtype) for name in given]
+
+        return kernels_in_use().blend(**tensors, **options), gradient
+
+    return op(*given.values())
+
+
+def _present(**tensors):
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
+def _weighing(options):
+    """Weights that only tell where `v` is invalid say nothing of another tensor."""
+    return options if options["weighted"] else {**options, "weights": None}

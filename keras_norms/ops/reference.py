@@ -1,0 +1,160 @@
+"""The three kernels in plain TensorFlow: no gradients here, the faces have those.
+
+Vectors are float64, `[channels]` or, with `segment_size`, `[segments, channels]`.
+Activations are read and written in their own dtype and computed in float32
+(float64 for float64). Three rules keep the numbers exact at any offset:
+
+* sums run in float32 over one axis only and in float64 over the others;
+* activations are centred before they are multiplied or squared;
+* what float32 cannot hold of a float64 centre is put back into the vectors.
+
+Weights have the rank of the activation and full size on the non-channel axes.
+A position of weight 0 that holds NaN or Inf is read as the centre everywhere.
+With `weighted=False` that rule is all that the weights are used for.
+"""
+
+import functools
+import math
+
+import tensorflow as tf
+
+from keras_norms.ops.layout import (
+    expand_vector,
+    full_shape,
+    other_axes,
+    segment_count,
+    segment_ids,
+)
+
+
+def moments(x, *, axis, weights=None, segment_size=None):
+    """Count, mean and centred sum of squares per channel; zeros where the count is 0."""
+    dtype = _compute_dtype(x)
+    x = tf.cast(x, dtype)
+
+    def total(values):
+        if weights is not None:
+            values = tf.math.multiply_no_nan(values, weights)
+        return _total(values, axis, segment_size)
+
+    count = _count(x, axis, weights, segment_size)
+    shift = tf.cast(tf.math.divide_no_nan(total(x), count), dtype)
+    centred = x - expand_vector(shift, x, axis, segment_size)
+    # The shift is the mean up to the rounding of a float32 sum; the rest is exact.
+    sum_centred = total(centred)
+    residual = tf.math.divide_no_nan(sum_centred, count)
+    mean = tf.cast(shift, tf.float64) + residual
+    m2 = tf.maximum(total(tf.square(centred)) - sum_centred * residual, 0.0)
+    return count, mean, m2
+
+
+def sums(u, v=None, center=None, *, axis, weights=None, weighted=False, segment_size=None):
+    """`sum w u` and, where `v` is given, `sum w u (v - center)` per channel."""
+    dtype = _compute_dtype(u)
+    u = tf.cast(u, dtype)
+    if weighted:
+        u = u * tf.cast(weights, dtype)
+    sum_u = _total(u, axis, segment_size)
+    if v is None:
+        return sum_u, None
+    high, low = _split(center, dtype)
+    centred = _centred(v, high, axis, weights, segment_size)
+    sum_uv = _total(u * centred, axis, segment_size)
+    return sum_u, sum_uv if low is None else sum_uv - low * sum_u
+
+
+def blend(
+    u=None,
+    v=None,
+    *,
+    a=None,
+    b=None,
+    c=None,
+    center=None,
+    axis,
+    weights=None,
+    weighted=False,
+    segment_size=None,
+):
+    """`a u + w (b (v - center) + c)`, every term optional."""
+    like = v if v is not None else u
+    dtype = _compute_dtype(like)
+
+    def expand(vector):
+        return expand_vector(tf.cast(vector, dtype), like, axis, segment_size)
+
+    term = None
+    if v is not None:
+        high, low = _split(center, dtype)
+        if low is not None:
+            c = -b * low if c is None else c - b * low
+        term = _centred(v, high, axis, weights, segment_size) * expand(b)
+    if c is not None:
+        term = expand(c) if term is None else term + expand(c)
+    if weighted and term is not None:
+        term = term * tf.cast(weights, dtype)
+    if u is not None:
+        scaled = tf.cast(u, dtype) * expand(a)
+        term = scaled if term is None else scaled + term
+    return tf.cast(term, like.dtype)
+
+
+def _compute_dtype(x):
+    return tf.float64 if x.dtype == tf.float64 else tf.float32
+
+
+def _split(center, dtype):
+    """A centre in the compute dtype, and the part of it that does not fit there."""
+    if center is None or center.dtype == dtype:
+        return center, None
+    high = tf.cast(center, dtype)
+    return high, center - tf.cast(high, tf.float64)
+
+
+def _centred(v, center, axis, weights, segment_size):
+    """`v - center`, and 0 where a position of weight 0 is not finite."""
+    centred = tf.cast(v, _compute_dtype(v))
+    if center is not None:
+        centred -= expand_vector(center, v, axis, segment_size)
+    if weights is not None:
+        valid = tf.logical_or(weights > 0, tf.math.is_finite(centred))
+        centred = tf.where(valid, centred, tf.zeros([], centred.dtype))
+    return centred
+
+
+def _total(values, axis, segment_size):
+    """Sums over everything but the channels, in float64 over all axes but one."""
+    axes = other_axes(axis, values.shape.rank)
+    if values.dtype != tf.float64 and len(axes) > 1:
+        values = tf.reduce_sum(values, axes[-1], keepdims=True)
+    values = tf.cast(values, tf.float64)
+    if segment_size is None:
+        return tf.reduce_sum(values, axes)
+    rows = tf.reduce_sum(values, axes[1:])
+    return tf.math.unsorted_segment_sum(
+        rows, segment_ids(values, segment_size), segment_count(values, segment_size)
+    )
+
+
+def _count(x, axis, weights, segment_size):
+    """The weight behind each channel's mean: `[1]`, or `[channels]` for a mask per channel."""
+    if weights is not None:
+        return _total(weights, axis, segment_size)
+    channels = x.shape[axis]
+    if segment_size is None:
+        # The constant has the shape of the result, which saves a reshape.
+        return tf.cast(tf.size(x, out_type=tf.int64), tf.float64) / tf.constant(
+            [max(channels, 1)], tf.float64
+        )
+    shape = full_shape(x)
+    first_rows = tf.range(segment_count(x, segment_size)) * segment_size
+    rows = tf.minimum(segment_size, shape[0] - first_rows)
+    inner = [shape[a] for a in other_axes(axis, x.shape.rank) if a != 0]
+    return tf.expand_dims(tf.cast(rows, tf.float64) * _product(inner), -1)
+
+
+def _product(sizes):
+    """In float64, which counts exactly where int32 overflows."""
+    known = math.prod(size for size in sizes if isinstance(size, int))
+    unknown = [tf.cast(size, tf.float64) for size in sizes if not isinstance(size, int)]
+    return functools.reduce(tf.multiply, unknown, tf.constant(known, tf.float64))
