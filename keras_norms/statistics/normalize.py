@@ -1,0 +1,155 @@
+"""The composite that every batch-statistics layer is made of."""
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_norms.ops.kernels import blend, sums
+from keras_norms.ops.native import kernels_in_use
+from keras_norms.ops.recall import recall
+from keras_norms.statistics.moments import MOMENTS
+from keras_norms.statistics.replicas import ReplicaGroup
+
+ALONE = ReplicaGroup(size=1)
+
+
+class Normalized(NamedTuple):
+    """What `normalize_batch` returns.
+
+    Attributes:
+        y: `scale * (x - center) + shift`, of the shape and dtype of `x`.
+        statistics: the merged statistics, a named tuple of float64 vectors. No gradient.
+        extras: what `transform` returned beyond scale, center and shift.
+    """
+
+    y: tf.Tensor
+    statistics: Any
+    extras: tuple
+
+
+def normalize_batch(
+    x,
+    transform,
+    parameters,
+    *,
+    statistic=MOMENTS,
+    extra=None,
+    axis=-1,
+    weights=None,
+    segment_size=None,
+    group=ALONE,
+):
+    """Normalizes with statistics of the batch: `y = scale * (x - center) + shift`.
+
+        forward    statistic.local(x) -> one packed exchange -> statistic.merge
+                   -> scale, center, shift, *extras = transform(statistics, **parameters)
+                   -> y = blend(x)
+        backward   (S1, S2) = sums(dy, x) -> vector-Jacobian product of transform
+                   -> one packed sum of the statistics' gradients -> dx = blend(dy, x)
+
+    Forward reads `x` twice and writes `y`; backward reads `dy` and `x` twice and writes `dx`,
+    and keeps nothing of that size but `x` and the weights. Differentiable to any order.
+
+    Args:
+        x: activation with one channel axis.
+        transform: `transform(statistics, **parameters)` returns float64 vectors scale, center and
+            shift (None for 0), then any extras. It must be pure, since it runs again in the
+            backward pass: no variables (TensorFlow raises), no random numbers.
+        parameters: dict of float tensors that gradients flow to: gamma, beta.
+        statistic: see `Statistic`. Defaults to `MOMENTS`.
+        extra: a float64 vector that is summed over the group in the same exchange and
+            handed to `transform` as `extra`. A constant. Defaults to None.
+        axis: the channel axis. Defaults to `-1`.
+        weights: None, or constants as `row_weights` makes them.
+        segment_size: None, or rows per virtual batch. Vectors then are `[segments, channels]`.
+        group: the replicas that share statistics. Defaults to this replica alone.
+
+    Returns:
+        `Normalized(y, statistics, extras)`.
+    """
+    axis %= x.shape.rank
+    layout = dict(axis=axis, weights=weights, segment_size=segment_size)
+    names = tuple(parameters)
+
+    def affine(statistics, extra_sum, values):
+        named = dict(zip(names, values))
+        if extra is not None:
+            named["extra"] = extra_sum
+        scale, center, shift, *extras = transform(statistics, **named)
+        vectors = [scale, center] if shift is None else [scale, center, shift]
+        if segment_size is not None:
+            vectors = [tf.broadcast_to(vector, tf.shape(center)) for vector in vectors]
+        return vectors, extras
+
+    def statistics_gradient(x, local, statistics, gradients):
+        """The vectors that take gradients of the shared statistics to `x`."""
+        summed = type(statistics)(*group.sum(list(gradients)))
+        return statistic.pullback(x, local, statistics, summed, **layout)
+
+    def recalled_statistics(x, local, statistics):
+        kind = type(statistics)
+
+        def pullback(x, values, gradients):
+            back = statistics_gradient(x, local, kind(*values), kind(*gradients))
+            dx = blend(
+                v=x, b=back.b, c=back.c, center=back.center, weighted=weights is not None, **layout
+            )
+            return dx if back.addend is None else dx + back.addend
+
+        return kind(*recall(statistics, x, pullback))
+
+    @tf.custom_gradient
+    def composite(x, *values):
+        local = statistic.local(x, **layout)
+        parts, extra_sum = _exchange(statistic, local, extra, group)
+        forward = statistic.finish(parts)
+        vectors, extras = affine(forward, extra_sum, values)
+        y = kernels_in_use().blend(v=x, **_roles(vectors), **layout)
+
+        def gradient(dy, *gradients):
+            extras_gradients = gradients[len(forward) :]
+            statistics = recalled_statistics(x, local, forward)
+            with tf.GradientTape() as tape:
+                tape.watch([statistics, values])
+                vectors, extras = affine(statistics, extra_sum, values)
+            scale, center = vectors[:2]
+            sum_dy, sum_dy_centred = sums(dy, x, center, **layout)
+            of_vectors = [sum_dy_centred, -scale * sum_dy, sum_dy][: len(vectors)]
+            of_statistics, of_values = tape.gradient(
+                [*vectors, *extras],
+                [statistics, values],
+                output_gradients=[*of_vectors, *extras_gradients],
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+            back = statistics_gradient(x, local, statistics, of_statistics)
+            dx = blend(
+                dy,
+                x,
+                a=scale,
+                b=back.b,
+                c=back.c,
+                center=back.center,
+                weighted=weights is not None,
+                **layout,
+            )
+            dx = dx if back.addend is None else dx + back.addend
+            return dx, *of_values
+
+        return Normalized(y, forward, tuple(extras)), gradient
+
+    return composite(x, *parameters.values())
+
+
+def _exchange(statistic, local, extra, group):
+    """The parts and the extra of the whole group, in one collective."""
+    if group.members() == 1:
+        return local, extra
+    if extra is None:
+        return statistic.merge(group.gather(local)), None
+    *parts, extras = group.gather([*local, extra])
+    return statistic.merge(parts), tf.reduce_sum(extras, 0)
+
+
+def _roles(vectors):
+    scale, center, *shift = vectors
+    return dict(b=scale, center=center, c=shift[0] if shift else None)

@@ -1,0 +1,69 @@
+"""The moving-average rule: values by hand, fixed points, and what it keeps out."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_norms.ops.moments import Moments
+from keras_norms.statistics.moving_average import MovingAverage
+
+
+def update(rule, mean, variance, batch, enabled=None):
+    batch = Moments(*(tf.constant(v, tf.float64) for v in batch))
+    results = rule.updated(tf.constant(mean), tf.constant(variance), batch, enabled)
+    return [value.numpy().tolist() for value in results]
+
+
+def test_two_updates_by_hand():
+    rule = MovingAverage(momentum=0.75, epsilon=0.0)
+    mean, variance = update(rule, [0.0], [1.0], ([4.0], [5.0], [8.0]))
+    assert (mean, variance) == ([1.0], [2.0])
+    assert update(rule, mean, variance, ([5.0], [2.0], [8.0])) == [[2.0], [2.0]]
+
+
+def test_limits_of_momentum_and_the_fixed_point():
+    batch = ([3.0], [2.0], [4.0])
+    assert update(MovingAverage(0.0, 0.0), [9.0], [9.0], batch) == [[3.0], [2.0]]
+    assert update(MovingAverage(1.0, 0.0), [9.0], [9.0], batch) == [[9.0], [9.0]]
+    assert update(MovingAverage(0.3, 0.0), [3.0], [2.0], batch) == [[3.0], [2.0]]
+
+
+def test_a_count_of_zero_or_a_false_gate_changes_nothing():
+    rule = MovingAverage(0.5, 0.0)
+    assert update(rule, [1.0], [2.0], ([0.0], [0.0], [0.0])) == [[1.0], [2.0]]
+    batch = ([3.0], [4.0], [2.0])
+    assert update(rule, [1.0], [2.0], batch, tf.constant(False)) == [[1.0], [2.0]]
+    assert update(rule, [1.0], [2.0], batch, tf.constant(True)) == [[2.0], [3.0]]
+
+
+@pytest.mark.parametrize("count, factor", [(0.5, 1.0), (1.0, 1.0), (1.5, 3.0), (4.0, 4 / 3)])
+def test_unbiased_uses_the_count_where_it_is_above_one(count, factor):
+    rule = MovingAverage(0.0, 0.0, unbiased=True)
+    _, variance = update(rule, [0.0], [0.0], ([0.0], [6.0], [count]))
+    np.testing.assert_allclose(variance, [6.0 * factor], rtol=1e-6)
+
+
+@pytest.mark.parametrize("mean, variance", [(np.nan, 1.0), (np.inf, 1.0), (0.0, np.nan)])
+def test_a_nonfinite_batch_is_left_out_as_a_whole(mean, variance):
+    batch = ([mean, 5.0], [variance, 5.0], [4.0])
+    kept = update(MovingAverage(0.5, 0.0, skip_nonfinite=True), [1.0, 1.0], [2.0, 2.0], batch)
+    assert kept == [[1.0, 1.0], [2.0, 2.0]]
+    spoiled = update(MovingAverage(0.5, 0.0), [1.0, 1.0], [2.0, 2.0], batch)
+    assert not np.isfinite(spoiled).all()
+
+
+def test_max_update_bounds_mean_and_standard_deviation():
+    rule = MovingAverage(0.0, 0.0, max_update=3.0)
+    assert update(rule, [10.0], [4.0], ([1e6], [4.0], [8.0])) == [[16.0], [4.0]]
+    assert update(rule, [10.0], [4.0], ([-1e6], [4.0], [8.0])) == [[4.0], [4.0]]
+    assert update(rule, [10.0], [4.0], ([10.0], [1e12], [8.0])) == [[10.0], [64.0]]
+    inside = ([11.0], [5.0], [8.0])
+    assert update(rule, [10.0], [4.0], inside) == [[11.0], [5.0]]
+    narrow = MovingAverage(0.0, 0.0, max_update=0.5)
+    assert update(narrow, [0.0], [4.0], ([0.0], [0.0], [8.0])) == [[0.0], [1.0]]
+
+
+def test_max_update_survives_an_infinite_batch():
+    rule = MovingAverage(0.5, 0.0, max_update=2.0)
+    mean, variance = update(rule, [0.0], [1.0], ([np.inf], [np.inf], [8.0]))
+    assert (mean, variance) == ([1.0], [5.0])
