@@ -1,0 +1,13 @@
+"""Batch normalization for TensorFlow and Keras where batches are small, split or padded."""
+
+from keras_norms import ops as ops
+from keras_norms.layers.batch_normalization import BatchNormalization as BatchNormalization
+from keras_norms.layers.sync_batch_normalization import (
+    SyncBatchNormalization as SyncBatchNormalization,
+)
+from keras_norms.ops.native import NativeStatus as NativeStatus
+from keras_norms.ops.native import implementation as implementation
+from keras_norms.ops.native import native_status as native_status
+from keras_norms.ops.native import set_implementation as set_implementation
+
+__version__ = "0.1.0"

@@ -1,0 +1,97 @@
+"""Batch normalization that is exact, masked and safe on several replicas."""
+
+from keras_norms.layers.base import BatchNormalizationBase
+from keras_norms.layers.keras_api import keras
+
+
+@keras.saving.register_keras_serializable(package="keras_norms")
+class BatchNormalization(BatchNormalizationBase):
+    """Normalizes each channel by mean and variance of the batch; exact at any offset.
+
+    Training, per channel, over all other axes, with weights `w` from the mask (1 without one):
+
+        count    = sum(w)
+        mean     = sum(w * x) / count
+        variance = sum(w * (x - mean)^2) / count
+        y        = gamma * (x - mean) / sqrt(variance + epsilon) + beta
+        moving   = momentum * moving + (1 - momentum) * (mean, variance)
+
+    Inference, and training with `trainable = False`:
+
+        y        = gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta
+
+    Use it wherever `keras.layers.BatchNormalization` is used: arguments, weights and their
+    order are the same, and so weights load both ways. It differs where that one is wrong: statistics
+    of values far from zero, masks, empty and fully masked batches, moving statistics under a
+    distribution strategy (the average over the replicas), gradients of second order. Not for batches of
+    one or two values per channel: their statistics are noise.
+
+    A position of weight 0 is normalized like the others, but counts in no statistic. If it
+    holds NaN or Inf it is read as the mean, so that `y = beta` there and no NaN spreads. A batch
+    in which nothing counts is normalized as in inference and leaves the moving statistics alone.
+
+    Args:
+        axis: the channel axis, or a list of axes. Lists keep one mean per combination; axes apart
+            from each other cost a transposition. Defaults to `-1`.
+        momentum: the share of the old moving value kept, in [0, 1]. 1 never updates.
+            Defaults to `0.99`.
+        epsilon: added to the variance, at least 0. Defaults to `1e-3`.
+        center: whether to add `beta`. Defaults to `True`.
+        scale: whether to multiply by `gamma`. Defaults to `True`.
+        beta_initializer: Defaults to `"zeros"`.
+        gamma_initializer: Defaults to `"ones"`.
+        moving_mean_initializer: Defaults to `"zeros"`.
+        moving_variance_initializer: Defaults to `"ones"`.
+        beta_regularizer: Defaults to `None`.
+        gamma_regularizer: Defaults to `None`.
+        beta_constraint: Defaults to `None`.
+        gamma_constraint: Defaults to `None`.
+        synchronized: whether replicas share statistics, see `SyncBatchNormalization`.
+            Defaults to `False`.
+        group_size: with `synchronized`, share them in groups of so many consecutive replicas; it
+            must divide their number. Defaults to `None`, all.
+        virtual_batch_size: take statistics over groups of so many samples, the last one
+            taking the remainder ("ghost batches"); the moving statistics average them by count.
+            Not with `synchronized`. Defaults to `None`.
+        unbiased_moving_variance: whether the moving variance averages `variance * count /
+            (count - 1)` (where the count is above 1), as PyTorch and the fused layer of Keras 2 do.
+            Defaults to `False`, as Keras 3.
+        skip_nonfinite_updates: whether a batch whose statistics hold NaN or Inf leaves
+            the moving statistics alone. Defaults to `False`.
+        max_update: the most that a batch may pull: its mean and standard deviation count as at
+            most so many stored standard deviations from the stored ones. A poisoned batch then
+            moves the model little, and a wrong initial state is left more slowly. Typically 3 to 10.
+            Defaults to `None`, no bound.
+        **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        inputs: `(batch, ..., channels, ...)`, rank 2 or more; all sizes but those of the
+            channel axes may be unknown.
+        training: bool or bool tensor. Both modes are computed for a tensor whose value is not known.
+        mask: bool, or non-negative numbers as sample weights. It has the shape of the leading
+            non-channel axes, `(batch,)` or `(batch, time)` for example, or the rank of the
+            inputs with 1 on the channel axes. Masks of preceding Keras layers arrive by themselves.
+
+    Output shape: that of the inputs, in the layer's compute dtype.
+
+    Weights: `gamma`, `beta`, `moving_mean`, `moving_variance`, of shape `(channels,)`, or with
+    several axes of the rank of the inputs with 1 elsewhere. They are float32 under every dtype policy
+    but float64, and statistics are computed in float64.
+
+    Raises:
+        ValueError: for an argument that breaks its rule, an unknown channel size, or a mask whose
+            shape cannot apply.
+
+    Example:
+
+    >>> layer = keras_norms.BatchNormalization(momentum=0.5, epsilon=0.0)
+    >>> x = tf.constant([[1e6 + 1.0], [1e6 + 3.0], [7.0]])
+    >>> layer(x, training=True, mask=tf.constant([True, True, False])).numpy()[:2]
+    array([[-1.],
+           [ 1.]], dtype=float32)
+    >>> float(layer.moving_variance[0])
+    1.0
+
+    Reference:
+        Ioffe and Szegedy, 2015, https://arxiv.org/abs/1502.03167, Algorithm 1.
+    """

@@ -1,0 +1,70 @@
+"""The Keras that TensorFlow uses, and the few places where Keras 2 and 3 differ.
+
+The package follows `tf.keras`: Keras 3, or Keras 2 with TensorFlow 2.15 or with
+`TF_USE_LEGACY_KERAS=1`.
+"""
+
+import tensorflow as tf
+
+IS_KERAS_3 = hasattr(tf.keras, "Variable")
+if IS_KERAS_3:
+    import keras  # `tf.keras` of Keras 3 lacks some of its modules.
+else:
+    keras = tf.keras
+
+
+def backend_name():
+    """The backend of Keras; Keras 2 has only one."""
+    return keras.config.backend() if IS_KERAS_3 else "tensorflow"
+
+
+def check_backend(owner):
+    """Raises if Keras runs on another backend than TensorFlow."""
+    if backend_name() != "tensorflow":
+        raise RuntimeError(
+            f"{owner}: keras_norms needs the TensorFlow backend of Keras. "
+            f"Received: keras.config.backend()={backend_name()!r}. Set KERAS_BACKEND=tensorflow."
+        )
+
+
+def state_dtype(layer):
+    """float32 under every dtype policy but float64: half precision cannot hold statistics."""
+    return "float64" if layer.variable_dtype == "float64" else "float32"
+
+
+def add_parameter(layer, name, shape, **options):
+    """A trainable weight that autocasting leaves alone."""
+    autocast = {"autocast": False} if IS_KERAS_3 else {"experimental_autocast": False}
+    return layer.add_weight(
+        name=name, shape=shape, dtype=state_dtype(layer), trainable=True, **autocast, **options
+    )
+
+
+def add_moving_statistic(layer, name, shape, initializer):
+    """A weight that each replica updates for itself and that reads as the mean over replicas.
+
+    Without that, replicas drift apart and only the first one's statistics are saved.
+    Keras 3 offers it on `keras.Variable` only, which the layer tracks once it is an attribute.
+    """
+    dtype = state_dtype(layer)
+    if IS_KERAS_3:
+        return keras.Variable(
+            initializer,
+            shape=shape,
+            dtype=dtype,
+            trainable=False,
+            autocast=False,
+            name=name,
+            synchronization="on_read",
+            aggregation="mean",
+        )
+    return layer.add_weight(
+        name=name,
+        shape=shape,
+        dtype=dtype,
+        initializer=initializer,
+        trainable=False,
+        experimental_autocast=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.MEAN,
+    )
