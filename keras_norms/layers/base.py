@@ -231,7 +231,9 @@ class BatchNormalizationBase(keras.layers.Layer):
             vectors = [
                 batch if batch is None else tf.where(use_batch, batch, tf.cast(stored, batch.dtype))
                 for batch, stored in zip(
-                    (scale, center, shift), self._inference_affine(state, **parameters)
+                    (scale, center, shift),
+                    self._inference_affine(state, **parameters),
+                    strict=True,
                 )
             ]
             return *vectors, *extras

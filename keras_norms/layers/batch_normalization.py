@@ -20,15 +20,15 @@ class BatchNormalization(BatchNormalizationBase):
 
         y        = gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta
 
-    Use it wherever `keras.layers.BatchNormalization` is used: arguments, weights and their
-    order are the same, and so weights load both ways. It differs where that one is wrong: statistics
+    Use it wherever `keras.layers.BatchNormalization` is used: arguments, weights and their order
+    are the same, and so weights load both ways. It differs where that one is wrong: statistics
     of values far from zero, masks, empty and fully masked batches, moving statistics under a
-    distribution strategy (the average over the replicas), gradients of second order. Not for batches of
-    one or two values per channel: their statistics are noise.
+    distribution strategy (the average over the replicas), gradients of second order. Not for
+    batches of one or two values per channel: their statistics are noise.
 
-    A position of weight 0 is normalized like the others, but counts in no statistic. If it
-    holds NaN or Inf it is read as the mean, so that `y = beta` there and no NaN spreads. A batch
-    in which nothing counts is normalized as in inference and leaves the moving statistics alone.
+    A position of weight 0 is normalized like the others, but counts in no statistic. If it holds
+    NaN or Inf it is read as the mean, so that `y = beta` there and no NaN spreads. A batch in
+    which nothing counts is normalized as in inference and leaves the moving statistics alone.
 
     Args:
         axis: the channel axis, or a list of axes. Lists keep one mean per combination; axes apart
@@ -60,14 +60,15 @@ class BatchNormalization(BatchNormalizationBase):
             the moving statistics alone. Defaults to `False`.
         max_update: the most that a batch may pull: its mean and standard deviation count as at
             most so many stored standard deviations from the stored ones. A poisoned batch then
-            moves the model little, and a wrong initial state is left more slowly. Typically 3 to 10.
-            Defaults to `None`, no bound.
+            moves the model little, and a wrong initial state is left more slowly. Typically 3 to
+            10. Defaults to `None`, no bound.
         **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
         inputs: `(batch, ..., channels, ...)`, rank 2 or more; all sizes but those of the
             channel axes may be unknown.
-        training: bool or bool tensor. Both modes are computed for a tensor whose value is not known.
+        training: bool or bool tensor. For a tensor whose value is not known while tracing, the
+            vectors of both modes are computed and one is selected.
         mask: bool, or non-negative numbers as sample weights. It has the shape of the leading
             non-channel axes, `(batch,)` or `(batch, time)` for example, or the rank of the
             inputs with 1 on the channel axes. Masks of preceding Keras layers arrive by themselves.
@@ -75,8 +76,8 @@ class BatchNormalization(BatchNormalizationBase):
     Output shape: that of the inputs, in the layer's compute dtype.
 
     Weights: `gamma`, `beta`, `moving_mean`, `moving_variance`, of shape `(channels,)`, or with
-    several axes of the rank of the inputs with 1 elsewhere. They are float32 under every dtype policy
-    but float64, and statistics are computed in float64.
+    several axes of the rank of the inputs with 1 elsewhere. They are float32 under every dtype
+    policy but float64, and statistics are computed in float64.
 
     Raises:
         ValueError: for an argument that breaks its rule, an unknown channel size, or a mask whose

@@ -16,9 +16,9 @@ class SyncBatchNormalization(BatchNormalizationBase):
 
     so k replicas compute what one would on the concatenated batch: outputs, gradients and moving
     statistics, also where replicas have unequal, empty or fully masked batches. A step
-    costs one all-reduce forward and one backward per layer. Gradients of gamma and beta are those of the
-    replica's own loss, which optimizers add up as usual: divide each loss by the number
-    of replicas, as Keras does in `fit`.
+    costs one all-reduce forward and one backward per layer. Gradients of gamma and beta are those
+    of the replica's own loss, which optimizers add up as usual: divide each loss by the number of
+    replicas, as Keras does in `fit`.
 
     Use it under `tf.distribute` where replicas see few images each (detection,
     segmentation, large inputs). Not where one replica's batch is large enough: it only adds

@@ -51,7 +51,9 @@ def stock_config(owner, config):
             f"Received: an adjustment for {config.get('name')!r}."
         )
     if config.pop("fused", None):
-        warnings.warn(f"{owner}: `fused` is ignored; the fastest kernels are always used.")
+        warnings.warn(
+            f"{owner}: `fused` is ignored; the fastest kernels are always used.", stacklevel=3
+        )
     axis = config.get("axis")
     if isinstance(axis, (list, tuple)) and len(axis) == 1:
         config["axis"] = axis[0]

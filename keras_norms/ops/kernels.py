@@ -50,7 +50,7 @@ def sums(u, v=None, center=None, *, axis, weights=None, weighted=False, segment_
 
     @tf.custom_gradient
     def op(*tensors):
-        tensors = dict(zip(given, tensors))
+        tensors = dict(zip(given, tensors, strict=True))
         u, v, center = (tensors.get(name) for name in ("u", "v", "center"))
         results = kernels_in_use().sums(**tensors, **options)
 
@@ -92,7 +92,7 @@ def blend(
 
     @tf.custom_gradient
     def op(*tensors):
-        tensors = dict(zip(given, tensors))
+        tensors = dict(zip(given, tensors, strict=True))
         u, v, center = (tensors.get(name) for name in ("u", "v", "center"))
 
         def gradient(dy):

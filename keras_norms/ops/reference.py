@@ -4,7 +4,7 @@ Vectors are float64, `[channels]` or, with `segment_size`, `[segments, channels]
 Activations are read and written in their own dtype and computed in float32
 (float64 for float64). Three rules keep the numbers exact at any offset:
 
-* sums run in float32 over one axis only and in float64 over the others;
+* sums run in float32 over one axis or a block of rows and in float64 beyond;
 * activations are centred before they are multiplied or squared;
 * what float32 cannot hold of a float64 centre is put back into the vectors.
 
@@ -123,10 +123,13 @@ def _centred(v, center, axis, weights, segment_size):
 
 
 def _total(values, axis, segment_size):
-    """Sums over everything but the channels, in float64 over all axes but one."""
+    """Sums over everything but the channels, in float64 over all but one axis or block of rows."""
     axes = other_axes(axis, values.shape.rank)
-    if values.dtype != tf.float64 and len(axes) > 1:
-        values = tf.reduce_sum(values, axes[-1], keepdims=True)
+    if values.dtype != tf.float64:
+        if len(axes) > 1:
+            values = tf.reduce_sum(values, axes[-1], keepdims=True)
+        elif axes == [0] and segment_size is None:
+            values = _sum_blocks(values)
     values = tf.cast(values, tf.float64)
     if segment_size is None:
         return tf.reduce_sum(values, axes)
@@ -134,6 +137,15 @@ def _total(values, axis, segment_size):
     return tf.math.unsorted_segment_sum(
         rows, segment_ids(values, segment_size), segment_count(values, segment_size)
     )
+
+
+def _sum_blocks(values, size=64):
+    """Sums of `size` rows each, and of the remainder. Leading slices copy nothing."""
+    rows = full_shape(values)[0]
+    whole = rows // size * size
+    blocks = tf.reshape(values[:whole], [-1, size, values.shape[1]])
+    remainder = tf.reduce_sum(values[whole:], 0, keepdims=True)
+    return tf.concat([tf.reduce_sum(blocks, 1), remainder], 0)
 
 
 def _count(x, axis, weights, segment_size):

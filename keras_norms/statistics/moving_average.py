@@ -53,8 +53,12 @@ class MovingAverage(NamedTuple):
             batch_variance = tf.where(finite, batch_variance, variance)
         if self.max_update is not None:
             batch_mean, batch_variance = self._bounded(mean, variance, batch_mean, batch_variance)
-        rate = tf.where(keep, tf.constant(1.0 - self.momentum, mean.dtype), 0.0)
-        return mean + rate * (batch_mean - mean), variance + rate * (batch_variance - variance)
+        old_share = tf.where(keep, tf.constant(self.momentum, mean.dtype), 1.0)
+        new_share = tf.where(keep, tf.constant(1.0 - self.momentum, mean.dtype), 0.0)
+        return (
+            old_share * mean + new_share * batch_mean,
+            old_share * variance + new_share * batch_variance,
+        )
 
     def _variance(self, batch):
         if not self.unbiased:
@@ -71,7 +75,5 @@ class MovingAverage(NamedTuple):
         inside = tf.equal(bounded, batch_stddev)
         return (
             tf.clip_by_value(batch_mean, mean - limit, mean + limit),
-            tf.where(
-                inside, batch_variance, tf.maximum(tf.square(bounded) - self.epsilon, 0.0)
-            ),
+            tf.where(inside, batch_variance, tf.maximum(tf.square(bounded) - self.epsilon, 0.0)),
         )

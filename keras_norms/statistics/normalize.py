@@ -72,7 +72,7 @@ def normalize_batch(
     names = tuple(parameters)
 
     def affine(statistics, extra_sum, values):
-        named = dict(zip(names, values))
+        named = dict(zip(names, values, strict=True))
         if extra is not None:
             named["extra"] = extra_sum
         scale, center, shift, *extras = transform(statistics, **named)

@@ -92,7 +92,7 @@ def test_moments_accumulate_beyond_the_input_dtype(rng, dtype):
 
 
 @pytest.mark.parametrize("mean, stddev", [(1e4, 0.1), (1e6, 1.0), (-3e5, 0.25)])
-@pytest.mark.parametrize("shape", [(4096, 3), (8, 56, 56, 3), (64, 200, 3)])
+@pytest.mark.parametrize("shape", [(4096, 3), (65_601, 3), (8, 56, 56, 3), (64, 200, 3)])
 def test_moments_are_exact_at_any_offset(rng, mean, stddev, shape):
     x = rng.normal(mean, stddev, shape).astype(np.float32)
     _, got_mean, m2 = kernels.moments(tf.constant(x), axis=len(shape) - 1)
@@ -158,7 +158,9 @@ def test_blend(rng, layout, segment_size, has_weights):
 def test_absent_terms_of_blend_are_zero(rng):
     u, v, a, b, c = (rng.normal(size=s) for s in ((4, 3), (4, 3), 3, 3, 3))
     oracles.assert_close(kernels.blend(tf.constant(u), a=tf.constant(a), axis=1), a * u, "float64")
-    oracles.assert_close(kernels.blend(v=tf.constant(v), b=tf.constant(b), axis=1), b * v, "float64")
+    oracles.assert_close(
+        kernels.blend(v=tf.constant(v), b=tf.constant(b), axis=1), b * v, "float64"
+    )
     y = kernels.blend(v=tf.constant(v), b=tf.constant(b), c=tf.constant(c), axis=1)
     oracles.assert_close(y, b * v + c, "float64")
 
@@ -177,7 +179,9 @@ def test_an_invalid_value_of_weight_zero_is_read_as_the_center(rng, weighted):
         lambda v: kernels.blend(v=tf.constant(v), b=b, c=c, center=center, **options),
     ):
         np.testing.assert_array_equal(function(spoiled), function(clean))
-    moments = [kernels.moments(tf.constant(t), axis=1, weights=constant(weights)) for t in (spoiled, clean)]
+    moments = [
+        kernels.moments(tf.constant(t), axis=1, weights=constant(weights)) for t in (spoiled, clean)
+    ]
     for got, expected in zip(*moments, strict=True):
         np.testing.assert_array_equal(got, expected)
 
@@ -193,7 +197,7 @@ def test_a_valid_value_of_weight_zero_counts_nowhere_but_is_normalized(rng):
     oracles.assert_close(y, v - mean.numpy(), "float64")
 
 
-@pytest.mark.parametrize("shape, axis", [((0, 3), 1), ((0, 4, 3), 2), ((2, 0, 3), 2), ((0, 3, 2), 1)])
+@pytest.mark.parametrize("shape, axis", [((0, 3), 1), ((0, 4, 3), 2), ((2, 0, 3), 2)])
 def test_empty_input_gives_zeros_and_no_nan(shape, axis):
     x = tf.zeros(shape)
     count, mean, m2 = kernels.moments(x, axis=axis)

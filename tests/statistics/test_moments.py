@@ -17,7 +17,9 @@ def merged(parts):
     local = [
         MOMENTS.local(tf.constant(part), axis=1, weights=None, segment_size=None) for part in parts
     ]
-    return MOMENTS.finish(MOMENTS.merge([tf.stack(vectors) for vectors in zip(*local)]))
+    return MOMENTS.finish(
+        MOMENTS.merge([tf.stack(vectors) for vectors in zip(*local, strict=True)])
+    )
 
 
 def test_golden_vectors_of_uneven_and_empty_shards():

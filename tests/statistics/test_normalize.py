@@ -48,8 +48,8 @@ class RangeStatistic:
     def merge(self, parts):
         counts, means, ranges = parts
         count = tf.reduce_sum(counts, 0)
-        average = [tf.math.divide_no_nan(tf.reduce_sum(counts * v, 0), count) for v in (means, ranges)]
-        return count, *average
+        sums = [tf.reduce_sum(counts * values, 0) for values in (means, ranges)]
+        return count, *(tf.math.divide_no_nan(total, count) for total in sums)
 
     def finish(self, parts):
         count, mean, extent = parts
@@ -58,7 +58,8 @@ class RangeStatistic:
     def pullback(self, x, local, statistics, gradients, *, axis, weights, segment_size):
         """The mean's gradient goes through `blend`, that of the extremes to two positions."""
         share = gradients.range * tf.math.divide_no_nan(local[0], statistics.count)
-        at = [tf.cast(x == tf.stop_gradient(f(x, 0)), x.dtype) for f in (tf.reduce_max, tf.reduce_min)]
+        extremes = [tf.stop_gradient(extreme(x, 0)) for extreme in (tf.reduce_max, tf.reduce_min)]
+        at = [tf.cast(x == extreme, x.dtype) for extreme in extremes]
         return Pullback(
             b=tf.zeros_like(statistics.mean),
             c=tf.math.divide_no_nan(gradients.mean, statistics.count),

@@ -20,9 +20,8 @@ def exchange(replicas, function):
     traced = tf.function(lambda a, b: strategy.run(function, args=(a, b)), autograph=False)
     a, b = (strategies.distribute(strategy, column) for column in zip(*values, strict=True))
     results = traced(a, b)
-    collectives = sum(
-        op.type.startswith("Collective") for op in traced.get_concrete_function(a, b).graph.get_operations()
-    )
+    operations = traced.get_concrete_function(a, b).graph.get_operations()
+    collectives = sum(op.type.startswith("Collective") for op in operations)
     local = tf.nest.map_structure(
         lambda v: [np.asarray(x).tolist() for x in strategy.experimental_local_results(v)], results
     )

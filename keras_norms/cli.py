@@ -1,0 +1,110 @@
+"""The command line. `keras-norms doctor` says what layers run on here, and why."""
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import sys
+
+TESTED_TENSORFLOW = ("2.15", "2.21")  # The minor versions that setup.cfg admits.
+
+
+def main(arguments=None):
+    """Runs the command line and returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="keras-norms", description="Batch normalization for TensorFlow and Keras."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("doctor", help="say what the layers run on here, and why")
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.set_defaults(run=doctor)
+    options = parser.parse_args(arguments)
+    return options.run(options)
+
+
+def doctor(options):
+    """Prints the findings. Returns 1 if layers cannot be relied on here, otherwise 0."""
+    findings = examine()
+    if options.json:
+        print(json.dumps(findings, indent=2))
+    else:
+        _print_table(findings)
+    return 1 if findings["problems"] else 0
+
+
+def examine():
+    """Returns versions, devices, the implementation in use and problems, all JSON types."""
+    import tensorflow as tf
+
+    import keras_norms
+    from keras_norms.layers.keras_api import IS_KERAS_3, backend_name, keras
+    from keras_norms.ops.native import implementation_in_use
+
+    native = keras_norms.native_status()
+    legacy = not IS_KERAS_3 and keras.layers.Layer.__module__.startswith("tf_keras")
+    backend = backend_name()
+    problems = []
+    is_tested = ".".join(tf.__version__.split(".")[:2]) in TESTED_TENSORFLOW
+    if not is_tested:
+        tested = " and ".join(f"{minor}.*" for minor in TESTED_TENSORFLOW)
+        problems.append(f"TensorFlow {tf.__version__} is not tested; {tested} are.")
+    if backend != "tensorflow":
+        problems.append(f"Keras runs on {backend}. Set KERAS_BACKEND=tensorflow.")
+    return {
+        "keras_norms": keras_norms.__version__,
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "tensorflow_is_tested": is_tested,
+        "keras": {
+            "api": "Keras 3" if IS_KERAS_3 else "Keras 2",
+            "distribution": "tf_keras" if legacy else "keras",
+            "version": importlib.metadata.version("tf_keras" if legacy else "keras"),
+            "backend": backend,
+        },
+        "numpy": importlib.metadata.version("numpy"),
+        "devices": [device.name for device in tf.config.list_physical_devices()],
+        "native": native._asdict(),
+        "implementation": implementation_in_use(),
+        "problems": problems,
+    }
+
+
+def _print_table(findings):
+    from rich.console import Console
+    from rich.table import Table
+
+    kind, native = findings["keras"], findings["native"]
+    library = "available" if native["available"] else "not available"
+    tested = "tested" if findings["tensorflow_is_tested"] else "not tested"
+    if findings["implementation"] == "native":
+        implementation = "native: the compiled library"
+    else:
+        why = "it is chosen" if native["available"] else "the compiled library is not available"
+        implementation = f"reference: plain TensorFlow, since {why}"
+    rows = {
+        "keras_norms": findings["keras_norms"],
+        "Python": findings["python"],
+        "TensorFlow": f"{findings['tensorflow']} ({tested})",
+        "tf.keras": f"{kind['api']} ({kind['distribution']} {kind['version']})",
+        "Keras backend": kind["backend"],
+        "NumPy": findings["numpy"],
+        "Devices": "\n".join(
+            name.removeprefix("/physical_device:") for name in findings["devices"]
+        ),
+        "Compiled library": f"{library}: {native['reason']}",
+        "Layers run on": implementation,
+    }
+    table = Table(title="keras-norms doctor", show_header=False, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    for problem in findings["problems"]:
+        table.add_row("[red]Problem", problem)
+    if not findings["problems"]:
+        table.add_row("[green]Problems", "none")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
