@@ -83,7 +83,9 @@ def test_one_training_step_and_inference(rng, shape, axis, masked, dtype):
         mask = np.arange(shape[0]) % 3 > 0
     layer = keras_norms.BatchNormalization(axis=axis, momentum=0.9, dtype=dtype)
     layer.build(shape)
-    kept = [n if a in [b % len(shape) for b in np.atleast_1d(axis)] else 1 for a, n in enumerate(shape)]
+    kept = [
+        n if a in [b % len(shape) for b in np.atleast_1d(axis)] else 1 for a, n in enumerate(shape)
+    ]
     gamma, beta = rng.normal(1.0, 0.2, kept), rng.normal(size=kept)
     layer.gamma.assign(gamma.reshape(layer.gamma.shape))
     layer.beta.assign(beta.reshape(layer.beta.shape))
@@ -145,7 +147,9 @@ def test_exact_at_any_offset(rng, mean, stddev, shape):
     x = rng.normal(mean, stddev, shape).astype(np.float32)
     dy = rng.normal(size=shape).astype(np.float32)
     layer = layer_with(4, "float32", rng, len(shape), epsilon=1e-6)
-    gamma, beta = (np.asarray(tf.convert_to_tensor(v), np.float64) for v in (layer.gamma, layer.beta))
+    gamma, beta = (
+        np.asarray(tf.convert_to_tensor(v), np.float64) for v in (layer.gamma, layer.beta)
+    )
     y, dx, dgamma, _ = step(layer, x, dy)
     expected, _ = oracles.batch_norm(x, gamma, beta, 1e-6)
     expected_dx, expected_dgamma, _ = oracles.batch_norm_gradients(x, dy, gamma, 1e-6)
@@ -166,7 +170,9 @@ def test_half_precision_keeps_float32_weights_and_statistics(dtype):
     exact = tf.cast(x, tf.float64).numpy()
     np.testing.assert_allclose(states(layer)[0], exact.mean(0), rtol=1e-7)
     np.testing.assert_allclose(states(layer)[1], exact.var(0), rtol=1e-6)
-    oracles.assert_close(tf.cast(y, tf.float64), oracles.batch_norm(exact, 1.0, 0.0, 1e-3)[0], compute)
+    oracles.assert_close(
+        tf.cast(y, tf.float64), oracles.batch_norm(exact, 1.0, 0.0, 1e-3)[0], compute
+    )
 
 
 def test_virtual_batches_with_a_remainder(rng):
@@ -303,12 +309,9 @@ def test_masked_nan_gives_beta_and_finite_gradients_on_both_sides(rng):
         results.append([y.numpy(), *(np.asarray(g) for g in tape.gradient(loss, targets))])
     spoiled_results, clean_results = results
     beta = np.asarray(tf.convert_to_tensor(layer.beta))
-    np.testing.assert_array_equal(
-        spoiled_results[0][~mask], np.broadcast_to(beta, (6, 2))
-    )
+    np.testing.assert_array_equal(spoiled_results[0][~mask], np.broadcast_to(beta, (6, 2)))
     np.testing.assert_array_equal(spoiled_results[0][mask], clean_results[0][mask])
-    for spoiled_gradient, clean_gradient in zip(*results, strict=True):
-        assert np.isfinite(spoiled_gradient).all()
+    assert all(np.isfinite(gradient).all() for gradient in spoiled_results)
     np.testing.assert_array_equal(spoiled_results[1][mask], clean_results[1][mask])
 
 
@@ -441,3 +444,17 @@ def test_rejects_a_mask_that_cannot_apply(training):
     with pytest.raises(ValueError, match=r"'bn': a mask must have the shape of the leading"):
         layer(tf.ones((2, 3, 4)), mask=tf.ones((3, 2), tf.bool), training=training)
     np.testing.assert_array_equal(states(layer)[0], np.zeros(4))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mask_shape", [(4,), (4, 5), (4, 1, 5)])
+def test_masks_with_channels_first(rng, channels, mask_shape):
+    """Stock raises for each of these, and for a single channel (D-08)."""
+    x = rng.normal(size=(4, channels, 5))
+    mask = rng.integers(0, 2, mask_shape)
+    mask.flat[0] = 1
+    layer = keras_norms.BatchNormalization(axis=1, momentum=0.0, dtype="float64")
+    y = layer(tf.constant(x), training=True, mask=tf.constant(mask))
+    expected, (_, mean, _) = oracles.batch_norm(x, 1.0, 0.0, 1e-3, axis=1, mask=mask)
+    oracles.assert_close(y, expected, "float64")
+    oracles.assert_close(states(layer)[0], np.ravel(mean), "float64")

@@ -136,7 +136,9 @@ def test_golden_vectors_on_shards_of_three_one_and_no_rows():
 def test_exact_at_any_offset(rng, replicas, mean, stddev):
     x = rng.normal(mean, stddev, (64, 4, CHANNELS)).astype(np.float32)
     dy = rng.normal(size=x.shape).astype(np.float32)
-    y, dx, _, _, means, variances = run(replicas, "float32", x, dy, None, [7, 20, 50][: replicas - 1])
+    y, dx, _, _, means, variances = run(
+        replicas, "float32", x, dy, None, [7, 20, 50][: replicas - 1]
+    )
     expected, (_, _, variance) = oracles.batch_norm(x, GAMMA, BETA, 1e-3)
     expected_dx, *_ = oracles.batch_norm_gradients(x, dy, GAMMA, 1e-3)
     np.testing.assert_allclose(np.concatenate(y), expected, atol=1e-5, rtol=0)
@@ -146,7 +148,7 @@ def test_exact_at_any_offset(rng, replicas, mean, stddev):
 
 
 def test_masks_differ_between_replicas():
-    """Statistics are those of the unmasked positions of all replicas; stock does not synchronize."""
+    """Statistics are those of the unmasked positions of all; stock does not synchronize."""
     x = np.arange(4.0 * 2 * 3).reshape(4, 2, 3) ** 1.5
     mask = np.array([[1, 1], [1, 0], [0, 0], [0, 1]], np.float64)
     check_equals_the_whole(2, "float64", x, np.ones_like(x), mask, [2])
@@ -223,7 +225,10 @@ def test_second_order_gradients_over_replicas(rng):
         return tape.gradient(value, x)
 
     function = tf.function(lambda *a: strategy.run(second, args=a), autograph=False)
-    shards = [strategies.distribute(strategy, [tf.constant(p) for p in np.split(t, [3])]) for t in (x, dy, mask)]
+    shards = [
+        strategies.distribute(strategy, [tf.constant(p) for p in np.split(t, [3])])
+        for t in (x, dy, mask)
+    ]
     actual = np.concatenate(strategy.experimental_local_results(function(*shards)))
     expected = oracles.numerical_gradient(
         lambda x: penalty(tf.constant(x), tf.constant(dy), tf.constant(mask)), x
