@@ -1,0 +1,314 @@
+"""Four replicas with four images each: batch normalization per replica, and synchronized.
+
+A small network learns scikit-learn's handwritten digits under `tf.distribute.MirroredStrategy`,
+once with `keras_norms.BatchNormalization`, where each replica normalizes with the statistics of
+its own 4 images, and once with `keras_norms.SyncBatchNormalization`, where all normalize with
+those of the 16 images of the step. Seed, data order and initial weights are the same. Then the
+second model is exported, and served by a process that cannot import keras_norms.
+
+    python examples/quickstart.py             about a minute on two CPU cores
+    python examples/quickstart.py --smoke     the same, but seconds of training
+    python examples/quickstart.py --data images.npz
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def quiet():
+    """Drops what TensorFlow's libraries log while they load, before a log level applies."""
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as devnull:
+        os.dup2(devnull.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+with quiet():
+    import tensorflow as tf
+
+import matplotlib
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import keras_norms
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+keras = tf.keras
+tf.get_logger().setLevel("ERROR")
+
+IMAGES_PER_REPLICA = 4
+SEED = 7
+
+
+class BadInput(Exception):
+    """One sentence for the user."""
+
+
+def require(holds, sentence):
+    if not holds:
+        raise BadInput(sentence)
+
+
+def main():
+    options = parse_arguments()
+    try:
+        require(not options.out.is_file(), f"{options.out} is a file, not a folder.")
+        require(min(options.epochs, options.replicas) > 0, "a run needs an epoch and a replica.")
+        data = read_npz(options.data) if options.data else handwritten_digits()
+        data = prepared(data, options)
+        options.out.mkdir(parents=True, exist_ok=True)
+    except (BadInput, OSError) as error:
+        print(f"quickstart: {error}", file=sys.stderr)
+        return 2
+    x_train, y_train, x_test, y_test = data
+    strategy = mirrored_strategy(options.replicas)
+    print(
+        f"{len(x_train)} images to train on, {len(x_test)} to test on, "
+        f"{strategy.num_replicas_in_sync} replicas with {IMAGES_PER_REPLICA} images each."
+    )
+    runs = {}
+    for name, normalization, images in (
+        ("per replica", keras_norms.BatchNormalization, IMAGES_PER_REPLICA),
+        ("synchronized", keras_norms.SyncBatchNormalization, IMAGES_PER_REPLICA * options.replicas),
+    ):
+        print(f"\n{normalization.__name__}: statistics of {images} images")
+        run = runs[name] = train(normalization, data, strategy, options.epochs)
+        run["losses"] = losses(run["model"], normalization, data, images)
+    print()
+    print_table(runs)
+    print(f"Curves: {plot(runs, options.out / 'curves.png')}")
+    export_and_serve(runs["synchronized"]["model"], x_test, options.out)
+    return 0
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arrays = "x_train, y_train, x_test and y_test"
+    parser.add_argument("--data", type=Path, help=f".npz with {arrays} instead of the digits")
+    parser.add_argument("--epochs", type=int, help="default 8, with --smoke 1")
+    parser.add_argument("--replicas", type=int, default=4, help="default %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("demo_output"), help="default %(default)s")
+    parser.add_argument("--smoke", action="store_true", help="one epoch on 320 images")
+    options = parser.parse_args()
+    if options.epochs is None:
+        options.epochs = 1 if options.smoke else 8
+    return options
+
+
+# The data.
+
+
+def handwritten_digits():
+    """1,797 scans of handwritten digits, 8x8; 500 of them are for testing."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.random.default_rng(SEED).permutation(len(digits.target))
+    x, y = digits.images[order], digits.target[order]
+    return x[500:], y[500:], x[:500], y[:500]
+
+
+def read_npz(path):
+    names = ("x_train", "y_train", "x_test", "y_test")
+    require(path.is_file(), f"there is no file {path}.")
+    try:
+        with np.load(path) as archive:
+            arrays = {name: archive[name] for name in names if name in archive}
+    except Exception as error:
+        raise BadInput(f"{path} cannot be read as an .npz file of plain arrays.") from error
+    missing = [name for name in names if name not in arrays]
+    require(not missing, f"{path} has no array {', '.join(missing)}.")
+    for part in ("train", "test"):
+        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        require(
+            x.dtype.kind in "uif" and x.ndim in (3, 4),
+            f"x_{part} must hold numbers of shape (n, h, w) or (n, h, w, c), "
+            f"but is {x.dtype} of shape {x.shape}.",
+        )
+        require(
+            y.shape == x.shape[:1],
+            f"y_{part} must hold a label for each of {len(x)} images, but has shape {y.shape}.",
+        )
+        require(y.dtype.kind in "ui", f"y_{part} must hold ints, but is {y.dtype}.")
+    train, test = (arrays[name].shape[1:] for name in ("x_train", "x_test"))
+    require(train == test, f"images to train on have shape {train}, those to test on {test}.")
+    return [arrays[name] for name in names]
+
+
+def prepared(data, options):
+    """Images as floats with a channel axis, scaled by the largest value; fewer for a smoke run."""
+    x_train, y_train, x_test, y_test = data
+    if options.smoke:
+        x_train, y_train, x_test, y_test = x_train[:320], y_train[:320], x_test[:160], y_test[:160]
+    step = IMAGES_PER_REPLICA * options.replicas
+    require(
+        min(len(x_train), len(x_test)) >= step,
+        f"a step takes {step} images; there are {len(x_train)} to train and {len(x_test)} to test.",
+    )
+    require(
+        0 <= min(y_train.min(), y_test.min()) and y_test.max() <= y_train.max(),
+        "labels must count from 0, and those to test on must be among those to train on.",
+    )
+    largest = np.abs(x_train).max() or 1
+    x_train, x_test = (np.asarray(x / largest, "float32") for x in (x_train, x_test))
+    require(np.isfinite(x_train).all() and np.isfinite(x_test).all(), "images must be finite.")
+    if x_train.ndim == 3:
+        x_train, x_test = x_train[..., np.newaxis], x_test[..., np.newaxis]
+    return x_train, y_train.astype("int64"), x_test, y_test.astype("int64")
+
+
+# The training.
+
+
+def mirrored_strategy(replicas):
+    """GPUs where there are enough of them, otherwise that many logical CPUs."""
+    gpus, cpu = (tf.config.list_physical_devices(kind) for kind in ("GPU", "CPU"))
+    kind = "GPU" if len(gpus) >= replicas else "CPU"
+    if kind == "CPU":
+        tf.config.set_visible_devices([], "GPU")
+        logical = [tf.config.LogicalDeviceConfiguration()] * replicas
+        tf.config.set_logical_device_configuration(cpu[0], logical)
+    return tf.distribute.MirroredStrategy([f"{kind}:{index}" for index in range(replicas)])
+
+
+def build(normalization, image_shape, classes):
+    layers = keras.layers
+
+    def block(layer):
+        return [layer, normalization(momentum=0.95), layers.ReLU()]
+
+    return keras.Sequential(
+        [
+            layers.Input(image_shape),
+            *block(layers.Conv2D(32, 3, padding="same", use_bias=False)),
+            layers.MaxPooling2D(),
+            *block(layers.Conv2D(64, 3, padding="same", use_bias=False)),
+            layers.GlobalAveragePooling2D(),
+            *block(layers.Dense(64, use_bias=False)),
+            layers.Dense(classes),
+        ]
+    )
+
+
+def train(normalization, data, strategy, epochs):
+    x_train, y_train, x_test, y_test = data
+    batch = IMAGES_PER_REPLICA * strategy.num_replicas_in_sync
+    training = tf.data.Dataset.from_tensor_slices((x_train, y_train))
+    training = training.shuffle(len(x_train), seed=SEED).batch(batch, drop_remainder=True)
+    validation = tf.data.Dataset.from_tensor_slices((x_test, y_test)).batch(256)
+    rate = keras.optimizers.schedules.CosineDecay(2e-3, epochs * len(training))
+    keras.utils.set_random_seed(SEED)
+    with strategy.scope():
+        model = build(normalization, x_train.shape[1:], 1 + int(y_train.max()))
+        model.compile(
+            optimizer=keras.optimizers.Adam(rate),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+    start = time.perf_counter()
+    history = model.fit(
+        training.prefetch(2),
+        validation_data=validation,
+        epochs=epochs,
+        shuffle=False,  # The dataset shuffles.
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+    return dict(model=model, history=history.history, seconds=time.perf_counter() - start)
+
+
+def losses(model, normalization, data, images_per_statistic):
+    """The loss on the test images in training mode, in batches as in training, and at inference.
+
+    Both on a copy, since a call in training mode moves the statistics.
+    """
+    *_, x, y = data
+    copy = build(normalization, x.shape[1:], model.output_shape[-1])
+    copy.set_weights(model.get_weights())
+    call = tf.function(copy)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    whole = len(x) // images_per_statistic * images_per_statistic
+    x, y = x[:whole], y[:whole]
+    inference = float(loss(y, call(x, training=False)))
+    batches = np.arange(whole).reshape(-1, images_per_statistic)
+    return np.mean([loss(y[rows], call(x[rows], training=True)) for rows in batches]), inference
+
+
+# What comes of it.
+
+
+def print_table(runs):
+    table = Table(title="On the test images", title_justify="left")
+    table.add_column("statistics")
+    losses = ("loss in\ntraining mode", "loss in\ninference mode", "gap")
+    for heading in ("accuracy", *losses, "seconds"):
+        table.add_column(heading, justify="right")
+    for name, run in runs.items():
+        accuracy, (training, inference) = run["history"]["val_accuracy"][-1], run["losses"]
+        numbers = f"{accuracy:.1%} {training:.3f} {inference:.3f} {inference - training:+.3f}"
+        table.add_row(name, *numbers.split(), f"{run['seconds']:.0f}")
+    Console().print(table)
+
+
+def plot(runs, path):
+    figure, panels = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for panel, metric in zip(panels, ("accuracy", "loss"), strict=True):
+        for color, (name, run) in zip(("tab:orange", "tab:blue"), runs.items(), strict=True):
+            history = run["history"]
+            epochs = range(1, 1 + len(history["loss"]))
+            style = dict(color=color, marker="o", markersize=3)
+            panel.plot(epochs, history[f"val_{metric}"], label=f"{name}, test", **style)
+            panel.plot(epochs, history[metric], "--", label=f"{name}, training", **style)
+        panel.set(xlabel="epoch", ylabel=metric)
+        panel.xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))
+        panel.grid(alpha=0.3)
+    panels[1].set_yscale("log")
+    panels[1].yaxis.set_major_formatter("{x:g}")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+    beside = path.with_suffix(".tmp.png")
+    figure.savefig(beside, dpi=120)
+    os.replace(beside, path)
+    return path
+
+
+def export_and_serve(model, images, out):
+    directory, beside = out / "model", out / "model.tmp"
+    shutil.rmtree(beside, ignore_errors=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        model.export(str(beside))
+    shutil.rmtree(directory, ignore_errors=True)
+    os.replace(beside, directory)
+    np.save(out / "images.npy", images)
+    served = out / "predictions.npy"
+    serve = [sys.executable, Path(__file__).with_name("serve.py")]
+    done = subprocess.run(
+        [*serve, directory, out / "images.npy", served], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(f"serve.py failed:\n{done.stderr}")
+    difference = np.abs(np.load(served) - model.predict(images, verbose=0)).max()
+    print(f"Exported: {directory}")
+    print(
+        f"Served by a process without keras_norms: {len(images)} predictions, "
+        f"largest difference to the trained model's: {difference}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
