@@ -70,6 +70,9 @@ def main():
     try:
         require(not options.out.is_file(), f"{options.out} is a file, not a folder.")
         require(min(options.epochs, options.replicas) > 0, "a run needs an epoch and a replica.")
+        model = options.out / "model"
+        replaceable = not model.exists() or (model / "saved_model.pb").is_file()
+        require(replaceable, f"{model} would be replaced, but is no exported model.")
         data = read_npz(options.data) if options.data else handwritten_digits()
         data = prepared(data, options)
         options.out.mkdir(parents=True, exist_ok=True)
