@@ -95,6 +95,8 @@ def main():
         run["losses"] = losses(run["model"], normalization, data, images)
     print()
     print_table(runs)
+    if options.smoke:
+        print("One epoch on a few images shows that it runs; it is too short to compare.")
     print(f"Curves: {plot(runs, options.out / 'curves.png')}")
     export_and_serve(runs["synchronized"]["model"], x_test, options.out)
     return 0

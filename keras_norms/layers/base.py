@@ -12,9 +12,16 @@ from keras_norms.layers.keras_api import (
     add_moving_statistic,
     add_parameter,
     check_backend,
+    check_may_build,
     keras,
 )
-from keras_norms.layers.validation import check_arguments, stock_config
+from keras_norms.layers.validation import (
+    check_arguments,
+    plain,
+    real_tensor,
+    static_if_possible,
+    stock_config,
+)
 from keras_norms.ops.kernels import blend
 from keras_norms.ops.layout import ChannelView, canonical_axes
 from keras_norms.ops.weights import row_weights
@@ -56,7 +63,7 @@ class BatchNormalizationBase(keras.layers.Layer):
         check_backend(type(self).__name__)
         super().__init__(**kwargs)
         self.supports_masking = True
-        self.axis = list(axis) if isinstance(axis, (list, tuple)) else axis
+        self.axis = axis
         self.momentum = momentum
         self.epsilon = epsilon
         self.center = center
@@ -76,6 +83,7 @@ class BatchNormalizationBase(keras.layers.Layer):
         self.skip_nonfinite_updates = skip_nonfinite_updates
         self.max_update = max_update
         check_arguments(self, self._owner)
+        self.axis = [int(a) for a in axis] if isinstance(axis, (list, tuple)) else int(axis)
 
     def build(self, input_shape):
         axes = canonical_axes(self.axis, len(input_shape), self._owner)
@@ -113,6 +121,8 @@ class BatchNormalizationBase(keras.layers.Layer):
                 regularizer=self.beta_regularizer,
                 constraint=self.beta_constraint,
             )
+        if self.synchronized:
+            check_may_build(self._owner)
         self._add_state(shape)
         self.input_spec = keras.layers.InputSpec(
             ndim=len(input_shape), axes={a: input_shape[a] for a in axes}
@@ -120,13 +130,12 @@ class BatchNormalizationBase(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, training=None, mask=None):
-        inputs = tf.cast(inputs, self.compute_dtype)
+        inputs = self._checked(inputs)
         axes = canonical_axes(self.axis, inputs.shape.rank, self._owner)
         view = ChannelView(axes, inputs.shape.rank)
-        weights = row_weights(mask, inputs, axes, self._owner)
+        x, weights = view.apply(inputs), row_weights(mask, inputs, axes, self._owner)
         weights = None if weights is None else view.apply(weights)
-        x = view.apply(inputs)
-        training = _static_if_possible(training) if self.trainable else False
+        training = static_if_possible(training, self._owner) if self.trainable else False
         state, parameters = self._read_state(), self._read_parameters()
         if training is False:
             scale, center, shift = self._inference_affine(state, **parameters)
@@ -146,7 +155,7 @@ class BatchNormalizationBase(keras.layers.Layer):
             self._update(state, statistics, extras, enabled)
         return view.restore(y, inputs)
 
-    # What a layer of the family overrides.
+    # What a layer of the family overrides:
 
     def _add_state(self, shape):
         """Creates the weights that are not trained."""
@@ -163,6 +172,10 @@ class BatchNormalizationBase(keras.layers.Layer):
             "moving_mean": self._vector(self.moving_mean),
             "moving_variance": self._vector(self.moving_variance),
         }
+
+    def _stored_statistics(self, state):
+        """What inference uses in place of the batch's statistics, by their names there."""
+        return {"mean": state["moving_mean"], "variance": state["moving_variance"]}
 
     def _affine(self, state, statistics, gamma=None, beta=None):
         """Scale, center, shift and any extras for training, from statistics of the batch."""
@@ -201,6 +214,16 @@ class BatchNormalizationBase(keras.layers.Layer):
     def _owner(self):
         return f"{type(self).__name__} '{self.name}'"
 
+    def _checked(self, inputs):
+        """The inputs as a tensor of the compute dtype with known channel sizes."""
+        inputs = real_tensor(inputs, "inputs", self._owner)
+        shape = inputs.shape.as_list()
+        if any(shape[a] is None for a in self.input_spec.axes):
+            for a, size in self.input_spec.axes.items():
+                shape[a] = size
+            inputs = tf.ensure_shape(inputs, shape)
+        return tf.cast(inputs, self.compute_dtype)
+
     def _group(self):
         if not self.synchronized:
             return ALONE
@@ -215,28 +238,23 @@ class BatchNormalizationBase(keras.layers.Layer):
         return {name: self._vector(v) for name, v in named.items() if v is not None}
 
     def _transform(self, state, enabled, weights):
-        """`_affine`, and the vectors of inference where a batch has no statistics to offer.
+        """`_affine`, with the stored statistics where the batch's are not to be used.
 
         That is where `training` is a tensor and false, and where a mask leaves nothing.
-        Both ways are computed and selected from, since a collective cannot be in a `tf.cond`.
+        They are selected by `where`, since a collective cannot be in a `tf.cond`.
         """
         if enabled is None and weights is None:
             return functools.partial(self._affine, state)
 
         def transform(statistics, **parameters):
-            scale, center, shift, *extras = self._affine(state, statistics, **parameters)
             use_batch = statistics.count > 0.0
             if enabled is not None:
                 use_batch = tf.logical_and(use_batch, enabled)
-            vectors = [
-                batch if batch is None else tf.where(use_batch, batch, tf.cast(stored, batch.dtype))
-                for batch, stored in zip(
-                    (scale, center, shift),
-                    self._inference_affine(state, **parameters),
-                    strict=True,
-                )
-            ]
-            return *vectors, *extras
+            selected = {
+                name: tf.where(use_batch, getattr(statistics, name), tf.cast(stored, tf.float64))
+                for name, stored in self._stored_statistics(state).items()
+            }
+            return self._affine(state, statistics._replace(**selected), **parameters)
 
         return transform
 
@@ -273,20 +291,10 @@ class BatchNormalizationBase(keras.layers.Layer):
             "max_update",
         ):
             value = getattr(self, name)
-            config[name] = serialize.get(name.rpartition("_")[2], lambda value: value)(value)
-        config["axis"] = list(self.axis) if isinstance(self.axis, (list, tuple)) else self.axis
+            config[name] = serialize.get(name.rpartition("_")[2], plain)(value)
         return config
 
     @classmethod
     def from_config(cls, config):
         """Also takes the config of a stock Keras `BatchNormalization`, of Keras 2 or 3."""
         return super().from_config(stock_config(cls.__name__, config))
-
-
-def _static_if_possible(training):
-    """`training` as a Python bool, or as a bool tensor where its value is not known yet."""
-    if not tf.is_tensor(training):
-        return bool(training)
-    training = tf.convert_to_tensor(training)
-    value = tf.get_static_value(training)
-    return tf.cast(training, tf.bool) if value is None else bool(value)

@@ -35,7 +35,8 @@ class BatchNormalization(BatchNormalizationBase):
             from each other cost a transposition. Defaults to `-1`.
         momentum: the share of the old moving value kept, in [0, 1]. 1 never updates.
             Defaults to `0.99`.
-        epsilon: added to the variance, at least 0. Defaults to `1e-3`.
+        epsilon: added to the variance, at least 0. With 0 a constant channel gives NaN.
+            Defaults to `1e-3`.
         center: whether to add `beta`. Defaults to `True`.
         scale: whether to multiply by `gamma`. Defaults to `True`.
         beta_initializer: Defaults to `"zeros"`.
@@ -60,8 +61,10 @@ class BatchNormalization(BatchNormalizationBase):
             the moving statistics alone. Defaults to `False`.
         max_update: the most that a batch may pull: its mean and standard deviation count as at
             most so many stored standard deviations from the stored ones. A poisoned batch then
-            moves the model little, and a wrong initial state is left more slowly. Typically 3 to
-            10. Defaults to `None`, no bound.
+            moves the model little, NaN and Inf not at all. Typically 3 to 10, once the stored
+            statistics are near those of the data: a wrong initial state is left very slowly,
+            so set it for training that goes on. It needs an `epsilon` above 0. Defaults to
+            `None`, no bound.
         **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -69,9 +72,12 @@ class BatchNormalization(BatchNormalizationBase):
             channel axes may be unknown.
         training: bool or bool tensor. For a tensor whose value is not known while tracing, the
             vectors of both modes are computed and one is selected.
-        mask: bool, or non-negative numbers as sample weights. It has the shape of the leading
-            non-channel axes, `(batch,)` or `(batch, time)` for example, or the rank of the
-            inputs with 1 on the channel axes. Masks of preceding Keras layers arrive by themselves.
+        mask: bool, or numbers as sample weights; what is not above 0, NaN included, counts as 0.
+            It has the shape of the leading non-channel axes, `(batch,)` or `(batch, time)` for
+            example, or the rank of the inputs with 1 on the channel axes; sizes of 1 broadcast.
+            Masks of preceding Keras layers arrive by themselves. With channels first, that of
+            Keras' `Masking` covers `(batch, channels)`; it is read so where its shape cannot
+            be `(batch, time)`.
 
     Output shape: that of the inputs, in the layer's compute dtype.
 

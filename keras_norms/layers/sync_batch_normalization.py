@@ -38,8 +38,9 @@ class SyncBatchNormalization(BatchNormalizationBase):
     Raises:
         ValueError: as `BatchNormalization`, and if `group_size` does not divide the replicas.
         RuntimeError: where tf.distribute allows no collective: in a `tf.cond`, a
-            `tf.while_loop` or a nested `tf.function` of a replica. Statistics are never left
-            unsynchronized in silence.
+            `tf.while_loop` or a `tf.function` called by a replica, and, with Keras 3, where a
+            traced step is the first to call the layer. Statistics are never left unsynchronized
+            in silence.
 
     Example:
 
@@ -56,6 +57,11 @@ class SyncBatchNormalization(BatchNormalizationBase):
     """
 
     def __init__(self, axis=-1, momentum=0.99, epsilon=1e-3, **kwargs):
+        if not kwargs.pop("synchronized", True):
+            raise ValueError(
+                "SyncBatchNormalization: it is always synchronized; BatchNormalization is the "
+                "layer that need not be. Received: synchronized=False."
+            )
         super().__init__(axis, momentum, epsilon, synchronized=True, **kwargs)
 
     def get_config(self):

@@ -3,6 +3,17 @@
 import numbers
 import warnings
 
+import numpy as np
+import tensorflow as tf
+
+FLAGS = (
+    "center",
+    "scale",
+    "synchronized",
+    "unbiased_moving_variance",
+    "skip_nonfinite_updates",
+)
+
 
 def check_arguments(layer, owner):
     """Raises ValueError for an argument of `layer` that breaks its rule."""
@@ -18,6 +29,13 @@ def check_arguments(layer, owner):
     require("`max_update` must be a positive number or None", "max_update", _is_positive_or_none)
     for name in ("group_size", "virtual_batch_size"):
         require(f"`{name}` must be a positive int or None", name, _is_size_or_none)
+    for name in FLAGS:
+        require(f"`{name}` must be a bool", name, _is_bool)
+    if layer.max_update is not None and not layer.epsilon > 0:
+        raise ValueError(
+            f"{owner}: `max_update` needs an `epsilon` above 0, since a stored variance of 0 would "
+            f"bound all updates to nothing. Received: epsilon={layer.epsilon}."
+        )
     if layer.group_size is not None and not layer.synchronized:
         raise ValueError(
             f"{owner}: `group_size` needs `synchronized=True`. "
@@ -41,7 +59,7 @@ def stock_config(owner, config):
     if config.pop("renorm", False):
         raise ValueError(
             f"{owner}: a config with `renorm=True` is one of BatchRenormalization. "
-            f"Received: renorm=True for {config.get('name')!r}."
+            f"Received: renorm=True in the config of {config.get('name', 'a layer')!r}."
         )
     config.pop("renorm_clipping", None)
     config.pop("renorm_momentum", None)
@@ -58,6 +76,52 @@ def stock_config(owner, config):
     if isinstance(axis, (list, tuple)) and len(axis) == 1:
         config["axis"] = axis[0]
     return config
+
+
+def real_tensor(value, name, owner):
+    """`value` as a dense tensor of real numbers and known rank.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    rule = f"{owner}: `{name}` must be a dense tensor of real numbers with known rank"
+    try:
+        tensor = tf.convert_to_tensor(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{rule}. Received: {type(value).__name__}.") from error
+    if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
+        raise ValueError(f"{rule}. Received: dtype={tensor.dtype.name}.")
+    if tensor.shape.rank is None:
+        raise ValueError(f"{rule}. Received: a tensor of unknown rank.")
+    return tensor
+
+
+def static_if_possible(training, owner):
+    """`training` as a Python bool, or as a scalar bool tensor whose value is not known yet.
+
+    Raises:
+        ValueError: if it is neither a bool nor a scalar tensor.
+    """
+    if training is None or _is_bool(training):
+        return bool(training)
+    if not tf.is_tensor(training) or training.shape.rank != 0 or training.dtype == tf.string:
+        raise ValueError(
+            f"{owner}: `training` must be a bool or a scalar tensor. Received: {training!r}."
+        )
+    training = tf.cast(tf.convert_to_tensor(training), tf.bool)
+    value = tf.get_static_value(training)
+    return training if value is None else bool(value)
+
+
+def plain(value):
+    """What JSON can hold: lists for Keras 2's list wrappers, Python numbers for NumPy's."""
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _is_bool(value):
+    return isinstance(value, (bool, np.bool_)) or (_is_int(value) and value in (0, 1))
 
 
 def _is_int(value):

@@ -5,12 +5,23 @@ input into that form with `ChannelView`: adjacent axes collapse by a reshape,
 which moves no data; axes apart from each other are transposed to the end first.
 """
 
+import numbers
+
+import numpy as np
 import tensorflow as tf
 
 
 def canonical_axes(axis, rank, owner="batch_moments"):
     """Returns `axis`, an int or a sequence of ints, as sorted non-negative ints."""
-    axes = tuple(axis) if isinstance(axis, (list, tuple)) else (axis,)
+    if rank is None or rank < 2:
+        raise ValueError(
+            f"{owner}: the input must have a known rank, 2 or more. Received: rank={rank}."
+        )
+    axes = tuple(axis) if isinstance(axis, (list, tuple, np.ndarray)) else (axis,)
+    if not all(isinstance(a, numbers.Integral) for a in axes):
+        raise ValueError(
+            f"{owner}: `axis` must be an int or a list of ints. Received: axis={axis!r}."
+        )
     if any(not -rank <= a < rank for a in axes):
         raise ValueError(
             f"{owner}: `axis` must lie in [-{rank}, {rank}) for an input of rank {rank}. "

@@ -115,7 +115,7 @@ def _centred(v, center, axis, weights, segment_size):
     """`v - center`, and 0 where a position of weight 0 is not finite."""
     centred = tf.cast(v, _compute_dtype(v))
     if center is not None:
-        centred -= expand_vector(center, v, axis, segment_size)
+        centred = centred - expand_vector(center, v, axis, segment_size)
     if weights is not None:
         valid = tf.logical_or(weights > 0, tf.math.is_finite(centred))
         centred = tf.where(valid, centred, tf.zeros([], centred.dtype))
@@ -143,7 +143,7 @@ def _sum_blocks(values, size=64):
     """Sums of `size` rows each, and of the remainder. Leading slices copy nothing."""
     rows = full_shape(values)[0]
     whole = rows // size * size
-    blocks = tf.reshape(values[:whole], [-1, size, values.shape[1]])
+    blocks = tf.reshape(values[:whole], [-1, size, full_shape(values)[1]])
     remainder = tf.reduce_sum(values[whole:], 0, keepdims=True)
     return tf.concat([tf.reduce_sum(blocks, 1), remainder], 0)
 
@@ -153,12 +153,13 @@ def _count(x, axis, weights, segment_size):
     if weights is not None:
         return _total(weights, axis, segment_size)
     channels = x.shape[axis]
-    if segment_size is None:
-        # The constant has the shape of the result, which saves a reshape.
-        return tf.cast(tf.size(x, out_type=tf.int64), tf.float64) / tf.constant(
-            [max(channels, 1)], tf.float64
-        )
     shape = full_shape(x)
+    if segment_size is None and channels:
+        # Two operations; the constant has the shape of the result, which saves a reshape.
+        size = tf.cast(tf.size(x, out_type=tf.int64), tf.float64)
+        return size / tf.constant([channels], tf.float64)
+    if segment_size is None:
+        return tf.reshape(_product([shape[a] for a in other_axes(axis, x.shape.rank)]), [1])
     first_rows = tf.range(segment_count(x, segment_size)) * segment_size
     rows = tf.minimum(segment_size, shape[0] - first_rows)
     inner = [shape[a] for a in other_axes(axis, x.shape.rank) if a != 0]

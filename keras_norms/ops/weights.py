@@ -17,7 +17,8 @@ def row_weights(mask, x, axes, owner="batch_moments"):
     """Returns weights of the rank of `x`, of full size on every non-channel axis.
 
     Args:
-        mask: bool, or non-negative numbers that weigh positions; None for no weights.
+        mask: bool, or numbers that weigh positions, where those not above 0, NaN included, count
+            as 0; None for no weights. Sizes of 1 broadcast.
         x: the activation, `(batch, ..., channels, ...)`.
         axes: the channel axes of `x`, sorted and non-negative.
         owner: who is named in an error.
@@ -28,8 +29,16 @@ def row_weights(mask, x, axes, owner="batch_moments"):
     if mask is None:
         return None
     mask = tf.convert_to_tensor(mask)
+    if not (mask.dtype.is_bool or mask.dtype.is_integer or mask.dtype.is_floating):
+        raise ValueError(
+            f"{owner}: a mask must hold bools or non-negative numbers. "
+            f"Received: mask.dtype={mask.dtype.name}."
+        )
     shape = _full_rank_shape(mask, x, axes, owner)
     weights = tf.cast(mask, tf.float64 if x.dtype == tf.float64 else tf.float32)
+    if not mask.dtype.is_bool:
+        # What is not above 0, NaN included, counts as 0, so that no weight spoils a statistic.
+        weights = tf.where(weights > 0.0, weights, 0.0)
     if mask.shape.rank != x.shape.rank:
         weights = tf.reshape(weights, shape)
     target = full_shape(x)

@@ -60,7 +60,8 @@ class MomentsStatistic:
         return Pullback(
             b=tf.math.divide_no_nan(2.0 * gradients.variance, statistics.count),
             c=tf.math.divide_no_nan(gradients.mean, statistics.count),
-            center=statistics.mean,
+            # Where inference was selected, b and c are 0 and a mean that is NaN must not matter.
+            center=tf.where(tf.math.is_finite(statistics.mean), statistics.mean, 0.0),
         )
 
 

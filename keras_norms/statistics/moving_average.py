@@ -22,7 +22,7 @@ class MovingAverage(NamedTuple):
             channel, is left out.
         max_update: None, or the number of stored standard deviations that the mean and
             the standard deviation of a batch may differ from the stored ones; beyond, they
-            are taken at that limit.
+            are taken at that limit. Channels where they are not finite are left out.
     """
 
     momentum: float
@@ -47,17 +47,21 @@ class MovingAverage(NamedTuple):
             keep = tf.logical_and(keep, enabled)
         if self.skip_nonfinite:
             # One test of the sum of both: it is finite only if each of them is.
-            finite = tf.reduce_all(tf.math.is_finite(batch_mean + batch_variance))
-            keep = tf.logical_and(keep, finite)
-            batch_mean = tf.where(finite, batch_mean, mean)
-            batch_variance = tf.where(finite, batch_variance, variance)
+            finite = tf.math.is_finite(batch_mean + batch_variance)
+            keep = tf.logical_and(keep, tf.reduce_all(finite))
         if self.max_update is not None:
+            # A limit cannot hold NaN, so channels with it are left out.
+            keep = tf.logical_and(keep, tf.math.is_finite(batch_mean + batch_variance))
             batch_mean, batch_variance = self._bounded(mean, variance, batch_mean, batch_variance)
-        old_share = tf.where(keep, tf.constant(self.momentum, mean.dtype), 1.0)
-        new_share = tf.where(keep, tf.constant(1.0 - self.momentum, mean.dtype), 0.0)
         return (
-            old_share * mean + new_share * batch_mean,
-            old_share * variance + new_share * batch_variance,
+            tf.where(keep, self._mixed(mean, batch_mean), mean),
+            tf.where(keep, self._mixed(variance, batch_variance), variance),
+        )
+
+    def _mixed(self, old, batch):
+        """Without NaN from a share of 0: momentum 1 never updates and 0 forgets the old value."""
+        return tf.math.multiply_no_nan(old, self.momentum) + tf.math.multiply_no_nan(
+            batch, 1.0 - self.momentum
         )
 
     def _variance(self, batch):

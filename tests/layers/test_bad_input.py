@@ -1,5 +1,7 @@
 """Bad input: one sentence that names the layer, the rule and what was received."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -26,6 +28,8 @@ REJECTED = {
     "group": (dict(group_size=-1, synchronized=True), r"`group_size` must be a positive int"),
     "group_alone": (dict(group_size=2), r"`group_size` needs `synchronized=True`"),
     "both": (dict(virtual_batch_size=2, synchronized=True), r"cannot be synchronized"),
+    "max_update_epsilon": (dict(max_update=1.0, epsilon=0.0), r"`max_update` needs an `epsilon`"),
+    "flag": (dict(center="no"), r"`center` must be a bool. Received: center='no'"),
     "max_update": (dict(max_update=0.0), r"`max_update` must be a positive number or None"),
 }
 
@@ -43,7 +47,8 @@ def test_rejects_arguments(arguments, message):
         (dict(axis=3), (None, 4, 2), r"`axis` must lie in \[-3, 3\).*axis=3"),
         (dict(axis=[1, -2]), (None, 4, 2), r"must not name an axis twice"),
         (dict(axis=0, virtual_batch_size=2), (4, 2), r"cannot be a channel axis.*axis=0"),
-        ({}, (4,), r"leave at least one to reduce"),
+        ({}, (4,), r"must have a known rank, 2 or more. Received: rank=1"),
+        (dict(axis=[0, 1]), (4, 2), r"leave at least one to reduce"),
     ],
 )
 def test_rejects_shapes(arguments, shape, message):
@@ -63,3 +68,46 @@ def test_rejects_a_mask_that_cannot_apply(training):
     with pytest.raises(ValueError, match=r"'bn': a mask must have the shape of the leading"):
         layer(tf.ones((2, 3, 4)), mask=tf.ones((3, 2), tf.bool), training=training)
     np.testing.assert_array_equal(states(layer)[0], np.zeros(4))
+
+
+def test_numpy_numbers_make_a_config_of_plain_ones():
+    layer = keras_norms.BatchNormalization(
+        axis=np.int64(-1), momentum=np.float32(0.5), virtual_batch_size=np.int32(2), center=np.True_
+    )
+    config = json.loads(json.dumps(layer.get_config()))
+    assert (config["axis"], config["momentum"], config["virtual_batch_size"]) == (-1, 0.5, 2)
+
+
+@pytest.mark.parametrize("training", ["yes", float("nan"), [False], 2])
+def test_rejects_a_training_that_is_no_bool(training):
+    layer = keras_norms.BatchNormalization(name="bn")
+    with pytest.raises(ValueError, match="'bn': `training` must be a bool or a scalar tensor"):
+        layer(tf.ones((2, 3)), training=training)
+
+
+def test_rejects_a_vector_for_training():
+    layer = keras_norms.BatchNormalization(name="bn")
+    layer.build((None, 3))
+    call = tf.function(lambda x, training: layer(x, training=training))
+    with pytest.raises(ValueError, match="'bn': `training` must be a bool or a scalar tensor"):
+        call(tf.ones((2, 3)), tf.constant([True, False, True]))
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "string"])
+def test_rejects_a_mask_that_holds_no_numbers(dtype):
+    mask = tf.constant(["a", "b"]) if dtype == "string" else tf.ones(2, dtype)
+    with pytest.raises(ValueError, match=f"bools or non-negative numbers.*mask.dtype={dtype}"):
+        keras_norms.BatchNormalization()(tf.ones((2, 3)), mask=mask, training=True)
+
+
+def test_rejects_inputs_that_are_no_real_numbers():
+    layer = keras_norms.BatchNormalization(name="bn")
+    layer.build((None, 3))
+    with pytest.raises(ValueError, match="'bn': `inputs` must be a dense tensor of real numbers"):
+        layer(tf.ones((2, 3), tf.complex64), training=True)
+
+
+def test_rejects_synchronized_false():
+    with pytest.raises(ValueError, match="always synchronized.*Received: synchronized=False"):
+        keras_norms.SyncBatchNormalization(synchronized=False)
+    assert keras_norms.SyncBatchNormalization(synchronized=True).synchronized

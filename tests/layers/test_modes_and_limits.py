@@ -187,3 +187,62 @@ def test_masks_with_channels_first(rng, channels, mask_shape):
     expected, (_, mean, _) = oracles.batch_norm(x, 1.0, 0.0, 1e-3, axis=1, mask=mask)
     oracles.assert_close(y, expected, "float64")
     oracles.assert_close(states(layer)[0], np.ravel(mean), "float64")
+
+
+def test_inference_by_a_tensor_keeps_nan_out_of_state_and_other_gradients(rng):
+    """With `training` false only when traced, a NaN in one row concerns that position alone."""
+    layer = layer_with(2, rng=rng)
+    x = X.copy()
+    x[0, 0] = np.nan
+    before = states(layer)
+
+    @tf.function
+    def gradient(x, training):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(layer(x, training=training)[1:])
+        return tape.gradient(loss, x)
+
+    dx = gradient(tf.constant(x), tf.constant(False)).numpy()
+    scale = np.asarray(tf.convert_to_tensor(layer.gamma)) / np.sqrt(before[1] + 1e-3)
+    np.testing.assert_array_equal(states(layer), before)
+    np.testing.assert_allclose(dx[1:], np.broadcast_to(scale, (3, 2)), rtol=1e-12)
+    assert dx[0, 1] == 0.0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_max_update_leaves_out_a_channel_that_is_not_finite(bad):
+    layer = layer_with(2, max_update=3.0)
+    x = X.copy()
+    x[0, 0] = bad
+    layer(tf.constant(x), training=True)
+    mean, variance = states(layer)
+    assert (mean[0], variance[0]) == (0.0, 1.0) and np.isfinite([mean, variance]).all()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_variable_as_input(rng, training):
+    """As in optimizing an input; the variable itself is left alone."""
+    layer, twin = layer_with(2), layer_with(2)
+    variable = tf.Variable(X)
+    with tf.GradientTape() as tape:
+        y = layer(variable, training=training)
+    assert tape.gradient(y, variable).shape == (4, 2)
+    np.testing.assert_array_equal(y, twin(tf.constant(X), training=training))
+    np.testing.assert_array_equal(variable, X)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_channels_unknown_while_tracing_are_those_of_the_weights(training):
+    layer = layer_with(2)
+    signature = [tf.TensorSpec([None, None], tf.float64)]
+    call = tf.function(lambda x: layer(x, training=training), input_signature=signature)
+    expected = layer_with(2)(tf.constant(X), training=training)
+    np.testing.assert_allclose(call(tf.constant(X)), expected, rtol=1e-13)
+
+
+def test_weights_not_above_zero_count_as_zero(rng):
+    layer = layer_with(2, momentum=0.0)
+    layer(tf.constant(X), training=True, mask=tf.constant([1.0, np.nan, -3.0, 2.0]))
+    _, mean, _ = oracles.moments(X, mask=[1.0, 0.0, 0.0, 2.0])
+    oracles.assert_close(states(layer)[0], mean[0], "float64")

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_norms
-from keras_norms.layers.keras_api import keras
+from keras_norms.layers.keras_api import IS_KERAS_3, keras
 from tests import oracles, strategies
 
 CHANNELS = 3
@@ -136,3 +136,17 @@ def test_rejects_a_group_size_that_does_not_divide():
 def test_rejects_virtual_batches():
     with pytest.raises(ValueError, match="`virtual_batch_size` cannot be synchronized"):
         keras_norms.SyncBatchNormalization(virtual_batch_size=2)
+
+
+def test_a_model_built_by_its_first_traced_step():
+    """It works with Keras 2; with Keras 3, where it cannot, the layer says what to do."""
+    strategy = strategies.mirrored(2)
+    with strategy.scope():
+        layer = keras_norms.SyncBatchNormalization(name="norm_a")
+    step = tf.function(lambda x: strategy.run(lambda x: layer(x, training=True), (x,)))
+    if IS_KERAS_3:
+        with pytest.raises(RuntimeError, match="'norm_a': a synchronized layer must be built"):
+            step(tf.ones((2, CHANNELS)))
+    else:
+        y = strategy.experimental_local_results(step(tf.ones((2, CHANNELS))))
+        np.testing.assert_array_equal(y, np.zeros((2, 2, CHANNELS)))

@@ -63,6 +63,8 @@ def test_gradient_through_the_mean_is_exact_to_second_order(rng):
         (dict(axis=[0, -2]), r"must not name an axis twice.*Received: axis=\[0, -2\]"),
         (dict(axis=[0, 1]), r"leave at least one to reduce.*Received: axis=\[0, 1\]"),
         (dict(axis=[]), r"must name at least one axis"),
+        (dict(axis=1.0), r"`axis` must be an int or a list of ints. Received: axis=1.0"),
+        (dict(axis=None), r"`axis` must be an int or a list of ints. Received: axis=None"),
         (dict(mask=[[[True]]]), r"a mask must have the shape of.*\(1, 1, 1\).*\(2, 3\)"),
         (dict(mask=[True] * 3), r"a mask must have the shape of the leading"),
         (dict(mask=np.ones((2, 3))), r"a mask must have the shape of the leading"),

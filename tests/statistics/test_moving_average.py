@@ -64,7 +64,18 @@ def test_max_update_bounds_mean_and_standard_deviation():
     assert update(narrow, [0.0], [4.0], ([0.0], [0.0], [8.0])) == [[0.0], [1.0]]
 
 
-def test_max_update_survives_an_infinite_batch():
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_max_update_leaves_out_channels_that_are_not_finite(bad):
     rule = MovingAverage(0.5, 0.0, max_update=2.0)
-    mean, variance = update(rule, [0.0], [1.0], ([np.inf], [np.inf], [8.0]))
-    assert (mean, variance) == ([1.0], [5.0])
+    updated = update(rule, [0.0, 0.0], [1.0, 1.0], ([bad, 1.0], [1.0, 3.0], [8.0]))
+    assert updated == [[0.0, 0.5], [1.0, 2.0]]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_taken_over_cannot_spoil_the_state(bad):
+    spoiled = ([bad], [bad], [8.0])
+    assert update(MovingAverage(1.0, 0.0), [1.0], [2.0], spoiled) == [[1.0], [2.0]]
+    closed = update(MovingAverage(0.5, 0.0), [1.0], [2.0], spoiled, tf.constant(False))
+    assert closed == [[1.0], [2.0]]
+    recovered = update(MovingAverage(0.0, 0.0), [bad], [bad], ([3.0], [4.0], [8.0]))
+    assert recovered == [[3.0], [4.0]]
