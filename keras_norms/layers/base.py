@@ -98,6 +98,8 @@ class BatchNormalizationBase(keras.layers.Layer):
                 f"{self._owner}: `virtual_batch_size` divides axis 0, which therefore cannot be "
                 f"a channel axis. Received: axis={self.axis}."
             )
+        if self.synchronized:
+            check_may_build(self._owner)
         if len(axes) == 1:
             shape = (input_shape[axes[0]],)
         else:
@@ -121,8 +123,6 @@ class BatchNormalizationBase(keras.layers.Layer):
                 regularizer=self.beta_regularizer,
                 constraint=self.beta_constraint,
             )
-        if self.synchronized:
-            check_may_build(self._owner)
         self._add_state(shape)
         self.input_spec = keras.layers.InputSpec(
             ndim=len(input_shape), axes={a: input_shape[a] for a in axes}
