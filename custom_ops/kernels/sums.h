@@ -1,0 +1,38 @@
+// sums(u, v, center; w): sum w u and, where v is given, sum w u (v - center), per channel.
+//
+// Reads u and v once. With weights, a (v - center) that is not finite at a position of weight 0
+// is read as 0. The weights weigh u only where `weighted` is set; otherwise that rule is all that
+// they are used for. The centre is subtracted as float32(center) before anything is multiplied, and
+// what float32 cannot hold of it is put right in the result (low * sum w u).
+
+#ifndef KERAS_NORMS_KERNELS_SUMS_H_
+#define KERAS_NORMS_KERNELS_SUMS_H_
+
+#include "channel_layout.h"
+#include "thread_pool.h"
+
+typedef struct CUstream_st* cudaStream_t;
+
+namespace keras_norms {
+
+struct SumsArguments {
+  DataType dtype = DataType::kFloat32;
+  ChannelLayout layout;
+  const void* u = nullptr;        // (rows, channels, inner)
+  const void* v = nullptr;        // Null, or like u.
+  ChannelVector center;           // Absent: 0.
+  const void* weights = nullptr;  // Null, or (rows, inner) >= 0; float, double for kFloat64.
+  bool weighted = false;
+  double* sum_u = nullptr;   // (segments, channels)
+  double* sum_uv = nullptr;  // Null exactly where v is.
+};
+
+int64_t SumsScratchCpu(const SumsArguments& arguments);
+void SumsCpu(const SumsArguments& arguments, void* scratch, const ThreadPool& pool);
+
+int64_t SumsScratchCuda(const SumsArguments& arguments);
+const char* SumsCuda(const SumsArguments& arguments, void* scratch, cudaStream_t stream);
+
+}  // namespace keras_norms
+
+#endif  // KERAS_NORMS_KERNELS_SUMS_H_
