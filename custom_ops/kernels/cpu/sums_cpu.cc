@@ -1,0 +1,237 @@
+// Sums on the CPU. A unit of work (plan.h) adds products in the compute type over blocks of 64 rows,
+// or of 64 steps of a plane, and blocks and units in float64 in a fixed order.
+
+#include "../sums.h"
+
+#include "plan.h"
+
+namespace keras_norms {
+namespace KERAS_NORMS_LEVEL {
+namespace {
+
+// Per column: sum w u, and sum w u (v - high part of the centre).
+struct Partial {
+  double *u, *uv;
+
+  Partial(double* memory, int64_t columns) : u(memory), uv(memory + columns) {}
+
+  static constexpr int kVectors = 2;
+
+  void Clear(int64_t columns) {
+    for (int64_t j = 0; j < kVectors * columns; ++j) u[j] = 0.0;
+  }
+};
+
+// Adds kRows rows of n columns to both sums. `hides` says that the row has weight 0.
+template <int kRows, bool kHasV, typename F>
+void AddRows(const F* const* u, const F* const* v, int64_t n, F weight, bool hides, const F* center,
+             F* sum_u, F* sum_uv) {
+  if (hides) {
+    for (int64_t j = 0; j < n; ++j) {
+      const F value = weight * u[0][j];
+      sum_u[j] += value;
+      if (!kHasV) continue;
+      const F difference = v[0][j] - center[j];
+      sum_uv[j] += value * (difference - difference == 0 ? difference : F{0});
+    }
+    return;
+  }
+  const F *u0 = u[0], *u1 = u[kRows / 3], *u2 = u[kRows / 2], *u3 = u[kRows - 1];
+  const F *v0 = v[0], *v1 = v[kRows / 3], *v2 = v[kRows / 2], *v3 = v[kRows - 1];
+#pragma GCC ivdep
+  for (int64_t j = 0; j < n; ++j) {
+    if (kRows == 1) {
+      const F value = weight * u0[j];
+      sum_u[j] += value;
+      if (kHasV) sum_uv[j] += value * (v0[j] - center[j]);
+    } else {
+      sum_u[j] += (u0[j] + u1[j]) + (u2[j] + u3[j]);
+      if (kHasV) {
+        sum_uv[j] += (u0[j] * (v0[j] - center[j]) + u1[j] * (v1[j] - center[j])) +
+                     (u2[j] * (v2[j] - center[j]) + u3[j] * (v3[j] - center[j]));
+      }
+    }
+  }
+}
+
+template <typename T, bool kHasV, typename F = Compute<T>>
+void AddMatrix(const T* u, const T* v, int64_t stride, int64_t rows, int64_t n, const F* weights,
+               bool weighted, const F* center, Partial partial) {
+  F sum_u[kTile], sum_uv[kTile], buffer_u[4][kTile], buffer_v[4][kTile];
+  for (int64_t begin = 0; begin < rows; begin += kBlockRows) {
+    const int64_t end = Min(begin + kBlockRows, rows);
+    for (int64_t j = 0; j < n; ++j) sum_u[j] = sum_uv[j] = 0;
+    const F *rows_u[4] = {}, *rows_v[4] = {};
+    const auto unpack = [&](int64_t row, int i) {
+      rows_u[i] = Unpack(u + row * stride, n, buffer_u[i]);
+      if (kHasV) rows_v[i] = Unpack(v + row * stride, n, buffer_v[i]);
+    };
+    for (int64_t row = begin; row < end;) {
+      if (weights == nullptr && row + 4 <= end) {
+        for (int i = 0; i < 4; ++i) unpack(row + i, i);
+        AddRows<4, kHasV>(rows_u, rows_v, n, F{1}, false, center, sum_u, sum_uv);
+        row += 4;
+        continue;
+      }
+      unpack(row, 0);
+      const bool hides = weights != nullptr && !(weights[row] > 0);
+      const F weight = weighted ? weights[row] : F{1};
+      AddRows<1, kHasV>(rows_u, rows_v, n, weight, hides, center, sum_u, sum_uv);
+      ++row;
+    }
+    for (int64_t j = 0; j < n; ++j) {
+      partial.u[j] += static_cast<double>(sum_u[j]);
+      if (kHasV) partial.uv[j] += static_cast<double>(sum_uv[j]);
+    }
+  }
+}
+
+// n contiguous values of one channel.
+template <typename T, bool kHasV, typename F = Compute<T>>
+void AddPlane(const T* u, const T* v, int64_t n, const F* weights, bool weighted, F center,
+              Partial partial, int64_t column) {
+  constexpr int kStep = Lanes<F>::kSize;
+  constexpr int64_t kBlock = kStep * kBlockRows;
+  F buffer_u[kBlock], buffer_v[kBlock], rest_u[kStep], rest_v[kStep], rest_weights[kStep];
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t size = Min(kBlock, n - begin);
+    const F* block_u = Unpack(u + begin, size, buffer_u);
+    const F* block_v = kHasV ? Unpack(v + begin, size, buffer_v) : nullptr;
+    const F* w = weights == nullptr ? nullptr : weights + begin;
+    Lanes<F> sum_u, sum_uv;
+    const auto add = [&](const F* us, const F* vs, const F* ws) {
+      for (int k = 0; k < 2; ++k) {
+        const int at = k * kVectorSize<F>;
+        Vector<F> value = LoadVector<F>(us + at), difference = {};
+        if (kHasV) difference = LoadVector<F>(vs + at) - center;
+        if (ws != nullptr) {
+          const Vector<F> weight = LoadVector<F>(ws + at);
+          const Vector<F> finite = difference - difference == 0 ? difference : Vector<F>{};
+          if (weighted) value *= weight;
+          difference = weight > 0 ? difference : finite;
+        }
+        sum_u.vectors[k] += value;
+        if (kHasV) sum_uv.vectors[k] += value * difference;
+      }
+    };
+    int64_t i = 0;
+    for (; i + kStep <= size; i += kStep) {
+      add(block_u + i, kHasV ? block_v + i : nullptr, w == nullptr ? nullptr : w + i);
+    }
+    if (i < size) {  // What is missing of a whole step is filled with what adds 0.
+      for (int j = 0; j < kStep; ++j) rest_u[j] = 0;
+      for (int j = 0; j < kStep; ++j) rest_v[j] = center;
+      for (int j = 0; j < kStep; ++j) rest_weights[j] = 0;
+      memcpy(rest_u, block_u + i, (size - i) * sizeof(F));
+      if (kHasV) memcpy(rest_v, block_v + i, (size - i) * sizeof(F));
+      if (w != nullptr) memcpy(rest_weights, w + i, (size - i) * sizeof(F));
+      add(rest_u, rest_v, w == nullptr ? nullptr : rest_weights);
+    }
+    partial.u[column] += sum_u.total();
+    if (kHasV) partial.uv[column] += sum_uv.total();
+  }
+}
+
+template <typename T, bool kHasV, typename F = Compute<T>>
+void AddUnit(const SumsArguments& arguments, const Plan& plan, const Unit& unit, Partial partial) {
+  const T* u = static_cast<const T*>(arguments.u);
+  const T* v = static_cast<const T*>(arguments.v);
+  const F* weights = static_cast<const F*>(arguments.weights);
+  const bool weighted = arguments.weighted && weights != nullptr;
+  const auto weights_at = [&](int64_t row) {
+    return weights == nullptr ? nullptr : weights + plan.weight_offset(unit, row);
+  };
+  const auto v_at = [&](int64_t offset) { return kHasV ? v + offset : nullptr; };
+  F center[kTile];
+  for (int64_t j = 0; j < unit.columns; ++j) {
+    const int64_t channel = ChannelOf(plan, unit, j);
+    center[j] = High<F>(arguments.center.at(plan.layout, unit.segment, channel));
+  }
+  if (plan.layout.inner == 1) {
+    int64_t offset = plan.offset(unit, unit.first_row);
+    AddMatrix<T, kHasV, F>(u + offset, v_at(offset), plan.columns, unit.rows, unit.columns,
+                        weights_at(unit.first_row), weighted, center, partial);
+    offset = plan.offset(unit, unit.tail_row);
+    if (unit.tail_columns > 0) {
+      AddMatrix<T, kHasV, F>(u + offset, v_at(offset), 0, 1, unit.tail_columns, nullptr, false, center,
+                          partial);
+    }
+    return;
+  }
+  for (int64_t r = unit.first_row; r < unit.first_row + unit.rows; ++r) {
+    for (int64_t j = 0; j < unit.columns; ++j) {
+      const int64_t offset = plan.offset(unit, r) + j * plan.layout.inner;
+      AddPlane<T, kHasV, F>(u + offset, v_at(offset), unit.inner, weights_at(r), weighted, center[j],
+                         partial, j);
+    }
+  }
+}
+
+// Brings the partial sums of all chunks of a segment and tile together.
+void Finish(const SumsArguments& arguments, const Plan& plan, const Unit& unit, double* partials) {
+  const int64_t channels = plan.layout.channels;
+  for (int64_t j = 0; j < unit.columns / plan.fold; ++j) {
+    double u = 0.0, uv = 0.0;
+    for (int64_t chunk = 0; chunk < plan.chunks(); ++chunk) {
+      const Partial partial(
+          partials + (chunk * plan.columns + unit.first_column) * Partial::kVectors, unit.columns);
+      for (int64_t fold = 0; fold < plan.fold; ++fold) {
+        u += partial.u[j + fold * channels];
+        uv += partial.uv[j + fold * channels];
+      }
+    }
+    const int64_t channel = unit.first_column + j;
+    const double center = arguments.center.at(plan.layout, unit.segment, channel);
+    const double low = arguments.dtype == DataType::kFloat64 ? 0.0 : Low<float>(center);
+    arguments.sum_u[unit.segment * channels + channel] = u;
+    if (arguments.v != nullptr) {
+      arguments.sum_uv[unit.segment * channels + channel] = uv - low * u;
+    }
+  }
+}
+
+}  // namespace
+
+int64_t SumsScratchCpu(const SumsArguments& arguments) {
+  const Plan plan(arguments.layout, arguments.weights == nullptr);
+  if (plan.chunks() == 1) return 0;
+  return plan.layout.segments * plan.chunks() * plan.columns * Partial::kVectors * sizeof(double);
+}
+
+void SumsCpu(const SumsArguments& arguments, void* scratch, const ThreadPool& pool) {
+  if (arguments.layout.channels == 0) return;
+  const Plan plan(arguments.layout, arguments.weights == nullptr);
+  // Of one segment: chunk, tile, then the two vectors of its columns.
+  const int64_t segment_size = plan.chunks() * plan.columns * Partial::kVectors;
+  double* const shared = static_cast<double*>(scratch);
+  plan.ForEachUnit(pool, [&](const Unit& unit) {
+    double own[kTile * Partial::kVectors];
+    const bool is_alone = plan.chunks() == 1;
+    double* memory = own;
+    if (!is_alone) {
+      memory = shared + unit.segment * segment_size +
+               (unit.chunk * plan.columns + unit.first_column) * Partial::kVectors;
+    }
+    Partial partial(memory, unit.columns);
+    partial.Clear(unit.columns);
+    Dispatch(arguments.dtype, [&](auto type) {
+      using T = decltype(type);
+      if (arguments.v == nullptr) {
+        AddUnit<T, false>(arguments, plan, unit, partial);
+      } else {
+        AddUnit<T, true>(arguments, plan, unit, partial);
+      }
+    });
+    if (is_alone) Finish(arguments, plan, unit, own - unit.first_column * Partial::kVectors);
+  });
+  if (plan.chunks() == 1) return;
+  for (int64_t segment = 0; segment < plan.layout.segments; ++segment) {
+    for (int64_t tile = 0; tile < plan.tiles; ++tile) {
+      const Unit unit = plan.unit(segment * plan.chunks() * plan.tiles + tile);
+      Finish(arguments, plan, unit, shared + segment * segment_size);
+    }
+  }
+}
+
+}  // namespace KERAS_NORMS_LEVEL
+}  // namespace keras_norms
