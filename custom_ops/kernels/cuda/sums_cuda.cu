@@ -1,0 +1,162 @@
+// Sums on the GPU: blocks write the sums of a chunk of each channel, then chunks are merged.
+//
+// A thread sums up to 64 products in the dtype's compute type, and those sums in float64.
+// Which values meet in which order depends on the layout alone.
+
+#include "../sums.h"
+
+#include "reduce.cuh"
+#include "variant.h"
+#include "walk.h"
+
+namespace keras_norms {
+namespace {
+
+using namespace cuda;  // NOLINT: the kernels are written in its terms.
+
+// Sums of the channels of a thread.
+template <int kLanes>
+struct SumsState {
+  double u[kLanes], uv[kLanes];
+
+  __device__ __forceinline__ void Merge(const SumsState& other) {
+#pragma unroll
+    for (int i = 0; i < kLanes; ++i) {
+      u[i] += other.u[i];
+      uv[i] += other.uv[i];
+    }
+  }
+
+  __device__ __forceinline__ SumsState<1> Lane(int i) const { return {{u[i]}, {uv[i]}}; }
+};
+
+template <typename V>
+struct Operands {
+  const typename V::T *u, *v;  // v may be null.
+  ChannelVector center;
+  const typename V::C* weights;
+  bool weighted;
+};
+
+template <typename V>
+__global__ void __launch_bounds__(kThreads, 2)
+    PartialSums(Split split, Operands<V> operands, SumsState<1>* partials) {
+  using C = typename V::C;
+  using State = SumsState<V::kLanes>;
+  constexpr int kInFlight = V::kHasWeights && V::kWidth > 1 ? 2 : 4;
+  constexpr int kGroups = 64 / V::kWeights / kInFlight;
+  const bool has_v = operands.v != nullptr;
+  for (int64_t segment = BlockIndex().z; segment < split.layout.segments;
+       segment += GridSize().z) {
+    Walk<V> walk(split, segment);
+    State* total = SharedState<State>(walk.x(), walk.y(), split.threads_x);
+    *total = {};
+    const int64_t channel = walk.channel(split);
+    C center[V::kLanes] = {};
+    if (walk.IsAtStep()) {
+#pragma unroll
+      for (int i = 0; i < V::kLanes; ++i) {
+        center[i] = static_cast<C>(operands.center.at(split.layout, segment, channel + i));
+      }
+    }
+    while (walk.IsAtStep()) {
+      C sum_u[V::kLanes] = {}, sum_uv[V::kLanes] = {};
+#pragma unroll 1
+      for (int group = 0; group < kGroups && walk.IsAtStep(); ++group) {
+        Values<typename V::T, V::kWidth> u[kInFlight], v[kInFlight];
+        Values<C, V::kWeights> weights[kInFlight];
+        bool is_step[kInFlight];
+#pragma unroll
+        for (int i = 0; i < kInFlight; ++i) {
+          is_step[i] = walk.IsAtStep();
+          if (is_step[i]) {
+            u[i].Load(operands.u + walk.offset());
+            if (has_v) v[i].Load(operands.v + walk.offset());
+            if (V::kHasWeights) weights[i].Load(operands.weights + walk.weight());
+          }
+          walk.Advance();
+        }
+#pragma unroll
+        for (int i = 0; i < kInFlight; ++i) {
+          if (!is_step[i]) continue;
+#pragma unroll
+          for (int j = 0; j < V::kWidth; ++j) {
+            const int lane = j % V::kLanes;
+            C value = Widen(u[i].Get(j));
+            C centred = has_v ? Widen(v[i].Get(j)) - center[lane] : C(0);
+            if (V::kHasWeights) {
+              const C weight = weights[i].Get(j / V::kLanes);
+              if (!(weight > 0) && !IsFinite(centred)) centred = 0;
+              if (operands.weighted) value *= weight;
+            }
+            sum_u[lane] += value;
+            sum_uv[lane] += value * centred;
+          }
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < V::kLanes; ++i) {
+        total->u[i] += sum_u[i];
+        total->uv[i] += sum_uv[i];
+      }
+    }
+    MergeThreads<State>(walk.x(), walk.y(), split.threads_x, split.threads_y);
+    if (walk.y() == 0) {
+      const int64_t first = (segment * split.chunks + BlockIndex().y) * split.layout.channels;
+#pragma unroll
+      for (int i = 0; i < V::kLanes; ++i) {
+        if (channel + i < split.layout.channels) partials[first + channel + i] = total->Lane(i);
+      }
+    }
+    Barrier();  // Before the next segment's states.
+  }
+}
+
+struct WriteSums {
+  double *sum_u, *sum_uv;
+  ChannelVector center;
+  bool is_double;  // The compute type.
+
+  __device__ __forceinline__ void operator()(const ChannelLayout& layout, int64_t segment,
+                                             int64_t channel, const SumsState<1>& state) const {
+    if (channel >= layout.channels) return;
+    const int64_t i = segment * layout.channels + channel;
+    sum_u[i] = state.u[0];
+    if (sum_uv != nullptr) {
+      const double low = is_double ? 0.0 : LowPart(center.at(layout, segment, channel));
+      sum_uv[i] = state.uv[0] - low * state.u[0];
+    }
+  }
+};
+
+}  // namespace
+
+int64_t SumsScratchCuda(const SumsArguments& arguments) {
+  return PartialBytes<SumsState<1>>(arguments.dtype, Simplified(arguments.layout));
+}
+
+const char* SumsCuda(const SumsArguments& arguments, void* scratch, cudaStream_t stream) {
+  const ChannelLayout layout = Simplified(arguments.layout);
+  if (layout.vector_size() == 0) return nullptr;
+  const bool is_vector =
+      IsVector(arguments.dtype, layout, arguments.u, arguments.v, arguments.weights);
+  const auto launch = [&](auto variant) {
+    using V = decltype(variant);
+    const Split split(layout, V::kWidth, kReductionBlocks);
+    const Operands<V> operands = {static_cast<const typename V::T*>(arguments.u),
+                                  static_cast<const typename V::T*>(arguments.v),
+                                  arguments.center,
+                                  static_cast<const typename V::C*>(arguments.weights),
+                                  arguments.weighted};
+    const char* error = Launch(PartialSums<V>, split.grid(), split.block(), stream, split,
+                               operands, static_cast<SumsState<1>*>(scratch));
+    if (error != nullptr) return error;
+    const WriteSums write = {arguments.sum_u, arguments.sum_uv, arguments.center,
+                             arguments.dtype == DataType::kFloat64};
+    return LaunchMergeChunks<SumsState<1>>(split, scratch, write, stream);
+  };
+  return WithVariant(arguments.dtype, is_vector, layout.inner == 1, arguments.weights != nullptr,
+                     launch);
+}
+
+}  // namespace keras_norms

@@ -1,0 +1,303 @@
+// What the kernels promise, checked against plain loops: one table of cases for every device.
+//
+// A program hands in the three functions of its device. Outputs and scratch are NaN before a call,
+// a NaN that should not be is a failure, and arrays end where their memory ends.
+
+#ifndef KERAS_NORMS_TESTS_NATIVE_KERNEL_CHECKS_H_
+#define KERAS_NORMS_TESTS_NATIVE_KERNEL_CHECKS_H_
+
+#include <cstdio>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "arrays.h"
+#include "blend.h"
+#include "moments.h"
+#include "sums.h"
+
+namespace keras_norms::testing {
+
+// Each returns null, or what went wrong.
+struct Kernels {
+  const char* (*moments)(const MomentsArguments&);
+  const char* (*sums)(const SumsArguments&);
+  const char* (*blend)(const BlendArguments&);
+};
+
+enum class Weights { kNone, kMask, kFractions };
+
+struct Case {
+  int64_t rows, channels, inner;
+  int64_t segment_rows = 0;  // 0: a single segment.
+  Weights weights = Weights::kNone;
+  double mean = 1, deviation = 2;
+  bool nan_under_mask = false;  // In v, which the weights protect.
+  bool nan_in_u = false;        // Which they do not.
+  int64_t misaligned = 0;
+
+  ChannelLayout layout() const {
+    ChannelLayout layout = {rows, channels, inner, 1, rows};
+    if (segment_rows > 0) {
+      layout.segments = (rows + segment_rows - 1) / segment_rows;
+      layout.segment_rows = segment_rows;
+    }
+    return layout;
+  }
+};
+
+class Checker {
+ public:
+  explicit Checker(const Kernels& kernels) : kernels_(kernels) {}
+
+  void Check(const Case& given, DataType dtype) {
+    case_ = given;
+    dtype_ = dtype;
+    layout_ = given.layout();
+    Inputs inputs(*this);
+    CheckMoments(inputs);
+    for (const bool weighted : {false, true}) {
+      if (weighted && given.weights == Weights::kNone) continue;
+      for (const int variant : {0, 1, 2}) {
+        CheckSums(inputs, weighted, variant);
+        CheckBlend(inputs, weighted, variant);
+      }
+    }
+  }
+
+  int failures() const { return failures_; }
+  int checks() const { return checks_; }
+
+ private:
+  struct Inputs {
+    explicit Inputs(const Checker& checker)
+        : u(checker.dtype_, checker.layout_.size(), checker.case_.misaligned),
+          v(checker.dtype_, checker.layout_.size(), checker.case_.misaligned),
+          weights(ComputeTypeOf(checker.dtype_), checker.layout_.rows * checker.layout_.inner) {
+      const ChannelLayout& layout = checker.layout_;
+      Random random(layout.size() + 7);
+      for (int64_t i = 0; i < weights.size(); ++i) {
+        const double x = random.Uniform();
+        weights.Set(i, checker.case_.weights == Weights::kMask ? x < 0.6 : x < 0.3 ? 0 : x);
+      }
+      for (int64_t i = 0; i < layout.size(); ++i) {
+        u.Set(i, checker.case_.nan_in_u && i % 50 == 0 ? kNaN : 0.5 + random.Normal());
+        v.Set(i, checker.case_.mean + checker.case_.deviation * random.Normal());
+        const int64_t position = i / layout.inner / layout.channels * layout.inner + i % layout.inner;
+        if (checker.case_.nan_under_mask && weights.Get(position) == 0) {
+          v.Set(i, i % 3 == 0 ? std::numeric_limits<double>::infinity() : kNaN);
+        }
+      }
+    }
+    Array u, v, weights;
+  };
+
+  using Visit = std::function<void(int64_t index, int64_t position)>;
+
+  // Calls for each value of a channel in a segment: its index, and that of its weight.
+  void ForEach(int64_t segment, int64_t channel, const Visit& visit) const {
+    for (int64_t row = layout_.first_row(segment); row < layout_.end_row(segment); ++row) {
+      for (int64_t k = 0; k < layout_.inner; ++k) {
+        visit((row * layout_.channels + channel) * layout_.inner + k, row * layout_.inner + k);
+      }
+    }
+  }
+
+  double Weight(const Inputs& inputs, int64_t position) const {
+    return case_.weights == Weights::kNone ? 1 : inputs.weights.Get(position);
+  }
+  const void* WeightsOf(Inputs& inputs) const {
+    return case_.weights == Weights::kNone ? nullptr : inputs.weights.data();
+  }
+  // Of a sum of products in the compute type, relative to the sum of their magnitudes.
+  double SumTolerance() const { return 64 * EpsilonOf(ComputeTypeOf(dtype_)); }
+
+  void CheckMoments(Inputs& inputs) {
+    const int64_t vectors = layout_.vector_size();
+    Array count(DataType::kFloat64, layout_.segments), mean(DataType::kFloat64, vectors),
+        m2(DataType::kFloat64, vectors);
+    MomentsArguments arguments;
+    arguments.dtype = dtype_;
+    arguments.layout = layout_;
+    arguments.x = inputs.v.data();
+    arguments.weights = WeightsOf(inputs);
+    arguments.count = static_cast<double*>(count.data());
+    arguments.mean = static_cast<double*>(mean.data());
+    arguments.m2 = static_cast<double*>(m2.data());
+    if (!Ran("moments", kernels_.moments(arguments))) return;
+    ForEachVector([&](int64_t segment, int64_t channel, int64_t i) {
+      long double total = 0, sum = 0, squares = 0;
+      ForEach(segment, channel, [&](int64_t index, int64_t position) {
+        const double weight = Weight(inputs, position);
+        total += weight;
+        if (weight > 0) sum += weight * static_cast<long double>(inputs.v.Get(index));
+      });
+      const long double expected = total > 0 ? sum / total : 0;
+      ForEach(segment, channel, [&](int64_t index, int64_t position) {
+        const long double centred = inputs.v.Get(index) - expected;
+        const double weight = Weight(inputs, position);
+        if (weight > 0) squares += weight * centred * centred;
+      });
+      const double deviation = total > 0 ? std::sqrt(static_cast<double>(squares / total)) : 0;
+      const double rounding = 1e-15 * std::fabs(static_cast<double>(expected));
+      Expect("moments: count", i, count.Get(segment), total, SumTolerance() * total);
+      Expect("moments: mean", i, mean.Get(i), expected, SumTolerance() * deviation + rounding);
+      Expect("moments: m2", i, m2.Get(i), squares,
+             8 * SumTolerance() * squares + total * rounding * (deviation + rounding));
+    });
+  }
+
+  // v less the centre. What is not finite at weight 0 is read as the centre in the compute type.
+  long double Centred(const Inputs& inputs, int64_t index, double weight, double center) const {
+    const long double centred = inputs.v.Get(index) - static_cast<long double>(center);
+    if (weight > 0 || std::isfinite(centred)) return centred;
+    return dtype_ == DataType::kFloat64 ? 0 : static_cast<float>(center) - center;
+  }
+
+  // A vector that the kernels read: (channels) or (segments, channels), float or double.
+  struct Vector {
+    Vector(const Checker& checker, double mean, double deviation, bool is_double, bool per_segment)
+        : layout(checker.layout_),
+          values(is_double ? DataType::kFloat64 : DataType::kFloat32,
+                 per_segment ? layout.vector_size() : layout.channels) {
+      Random random(values.size() + 3);
+      for (int64_t i = 0; i < values.size(); ++i) values.Set(i, mean + deviation * random.Normal());
+      view = {values.data(), is_double, per_segment};
+    }
+    double Get(int64_t segment, int64_t channel) const {
+      return view.data == nullptr ? 0 : view.at(layout, segment, channel);
+    }
+    ChannelLayout layout;
+    Array values;
+    ChannelVector view;
+  };
+
+  // Variant 0: all operands, double vectors per segment; 1: float vectors per channel; 2: v absent.
+  void CheckSums(Inputs& inputs, bool weighted, int variant) {
+    const int64_t vectors = layout_.vector_size();
+    Vector center(*this, case_.mean, case_.deviation / 8, variant != 1, variant == 0);
+    if (variant == 2) center.view.data = nullptr;
+    Array sum_u(DataType::kFloat64, vectors), sum_uv(DataType::kFloat64, vectors);
+    SumsArguments arguments;
+    arguments.dtype = dtype_;
+    arguments.layout = layout_;
+    arguments.u = inputs.u.data();
+    arguments.v = variant == 2 ? nullptr : inputs.v.data();
+    arguments.center = center.view;
+    arguments.weights = WeightsOf(inputs);
+    arguments.weighted = weighted;
+    arguments.sum_u = static_cast<double*>(sum_u.data());
+    arguments.sum_uv = variant == 2 ? nullptr : static_cast<double*>(sum_uv.data());
+    if (!Ran("sums", kernels_.sums(arguments))) return;
+    ForEachVector([&](int64_t segment, int64_t channel, int64_t i) {
+      long double sum = 0, size = 0, product_sum = 0, product_size = 0;
+      ForEach(segment, channel, [&](int64_t index, int64_t position) {
+        const double weight = Weight(inputs, position);
+        const double u = (weighted ? weight : 1) * inputs.u.Get(index);
+        const long double centred =
+            Centred(inputs, index, weight, center.Get(segment, channel));
+        sum += u;
+        size += std::fabs(u);
+        product_sum += u * centred;
+        product_size += std::fabs(u * centred);
+      });
+      Expect("sums: u", i, sum_u.Get(i), sum, SumTolerance() * size);
+      if (variant == 2) return;
+      Expect("sums: uv", i, sum_uv.Get(i), product_sum, SumTolerance() * product_size);
+    });
+  }
+
+  // Variant 0: all operands; 1: without v, over u; 2: without u, c absent, over v.
+  void CheckBlend(Inputs& inputs, bool weighted, int variant) {
+    const bool has_u = variant != 2, has_v = variant != 1;
+    Vector a(*this, 1, 0.2, true, variant == 0), b(*this, 0.7, 0.2, variant != 2, variant == 0);
+    Vector c(*this, -1, 0.5, true, false);
+    Vector center(*this, case_.mean, case_.deviation / 8, variant != 2, variant == 0);
+    if (!has_u) a.view.data = c.view.data = nullptr;
+    if (!has_v) b.view.data = center.view.data = nullptr;
+    Array y(dtype_, layout_.size(), case_.misaligned);
+    Array* const source = variant == 1 ? &inputs.u : &inputs.v;
+    if (variant != 0) {
+      for (int64_t i = 0; i < y.size(); ++i) y.Set(i, source->Get(i));
+    }
+    BlendArguments arguments;
+    arguments.dtype = dtype_;
+    arguments.layout = layout_;
+    arguments.u = variant == 0 ? inputs.u.data() : variant == 1 ? y.data() : nullptr;
+    arguments.v = variant == 0 ? inputs.v.data() : variant == 2 ? y.data() : nullptr;
+    arguments.a = a.view;
+    arguments.b = b.view;
+    arguments.c = c.view;
+    arguments.center = center.view;
+    arguments.weights = WeightsOf(inputs);
+    arguments.weighted = weighted;
+    arguments.y = y.data();
+    if (!Ran("blend", kernels_.blend(arguments))) return;
+    ForEachVector([&](int64_t segment, int64_t channel, int64_t) {
+      ForEach(segment, channel, [&](int64_t index, int64_t position) {
+        const double weight = Weight(inputs, position);
+        const double centred =
+            has_v ? Centred(inputs, index, weight, center.Get(segment, channel)) : 0;
+        const double outer = weighted ? weight : 1;
+        const double terms[] = {has_u ? a.Get(segment, channel) * inputs.u.Get(index) : 0,
+                                outer * b.Get(segment, channel) * centred,
+                                outer * c.Get(segment, channel)};
+        double expected = 0, size = 0;
+        for (const double term : terms) {
+          expected += term;
+          size += std::fabs(term);
+        }
+        const double low = EpsilonOf(ComputeTypeOf(dtype_)) * std::fabs(case_.mean);
+        const double smallest = dtype_ == DataType::kFloat16 ? std::ldexp(1.0, -24) : 0;
+        Expect("blend", index, y.Get(index), expected,
+               EpsilonOf(dtype_) * std::fabs(expected) + smallest +
+                   8 * EpsilonOf(ComputeTypeOf(dtype_)) * (size + low));
+      });
+    });
+  }
+
+  template <typename Body>
+  void ForEachVector(const Body& body) const {
+    for (int64_t segment = 0; segment < layout_.segments; ++segment) {
+      for (int64_t channel = 0; channel < layout_.channels; ++channel) {
+        body(segment, channel, segment * layout_.channels + channel);
+      }
+    }
+  }
+
+  bool Ran(const char* kernel, const char* error) {
+    ++checks_;
+    if (error != nullptr) Fail(kernel, error);
+    return error == nullptr;
+  }
+
+  void Expect(const char* what, int64_t index, double actual, long double expected,
+              long double tolerance) {
+    if (std::isnan(expected) ? std::isnan(actual) : std::fabs(actual - expected) <= tolerance) {
+      return;
+    }
+    char text[200];
+    std::snprintf(text, sizeof(text), "at %lld: %.17g instead of %.17Lg, tolerance %.2Lg",
+                  static_cast<long long>(index), actual, expected, tolerance);
+    Fail(what, text);
+  }
+
+  void Fail(const char* what, const std::string& text) {
+    if (++failures_ > 20) return;
+    std::printf("%s, %s (%lld, %lld, %lld), segment_rows %lld, weights %d, mean %g, %s\n", what,
+                NameOf(dtype_), static_cast<long long>(case_.rows),
+                static_cast<long long>(case_.channels), static_cast<long long>(case_.inner),
+                static_cast<long long>(case_.segment_rows), static_cast<int>(case_.weights),
+                case_.mean, text.c_str());
+  }
+
+  const Kernels kernels_;
+  Case case_;
+  DataType dtype_;
+  ChannelLayout layout_;
+  int failures_ = 0, checks_ = 0;
+};
+
+}  // namespace keras_norms::testing
+
+#endif  // KERAS_NORMS_TESTS_NATIVE_KERNEL_CHECKS_H_

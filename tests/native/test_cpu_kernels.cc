@@ -1,0 +1,205 @@
+// Checks the CPU kernels of one instruction set, the one that KERAS_NORMS_CPU allows, against plain
+// loops, alone and with a pool of threads. Exit code 1 where one is wrong. The argument "short"
+// leaves out the large cases, for sanitizers that slow everything down.
+
+#include <cstring>
+#include <thread>
+
+#include "cpu/plan.h"
+#include "cpu/shared_work.h"
+#include "kernel_checks.h"
+
+namespace keras_norms {
+namespace {
+
+using testing::Array;
+using testing::Case;
+using testing::Weights;
+
+// Every task on a thread of its own, as long as there are some; they are joined at the end.
+class Threads {
+ public:
+  ~Threads() {
+    for (std::thread& thread : threads_) thread.join();
+  }
+  void Schedule(std::function<void()> function) { threads_.emplace_back(std::move(function)); }
+
+ private:
+  std::vector<std::thread> threads_;
+};
+
+// Runs a kernel with this many threads, and scratch that ends where the kernel said it would.
+template <typename Arguments>
+const char* Run(int64_t (*scratch_bytes)(const Arguments&),
+                void (*kernel)(const Arguments&, void*, const ThreadPool&),
+                const Arguments& arguments, int64_t threads = 3) {
+  Array scratch(DataType::kFloat64, (scratch_bytes(arguments) + 7) / 8);
+  Threads pool;
+  SharedWork work(threads, [&](std::function<void()> task) { pool.Schedule(std::move(task)); });
+  kernel(arguments, scratch.data(), threads == 1 ? ThreadPool{} : work.pool());
+  return nullptr;
+}
+
+const testing::Kernels kKernels = {
+    [](const MomentsArguments& a) { return Run(MomentsScratchCpu, MomentsCpu, a); },
+    [](const SumsArguments& a) { return Run(SumsScratchCpu, SumsCpu, a); },
+    [](const BlendArguments& a) { return Run(BlendScratchCpu, BlendCpu, a); },
+};
+
+const std::vector<Case> kCases = {
+    // Rows, channels, inner; rows per segment. Few channels are folded, many are tiled.
+    {5000, 1, 1},
+    {5000, 3, 1, 3341},  // The last segment ends within a chunk and within a folded row.
+    {40000, 3, 1, 0, Weights::kNone, 1e4, 0.1},
+    {301, 7, 1, 100, Weights::kFractions, 3, 1, true},
+    {333, 31, 1, 100},
+    {700, 65, 1, 0, Weights::kMask, 1e4, 0.1, true},
+    {130, 513, 1, 7, Weights::kFractions},
+    {200, 2048, 1},
+    {9, 10007, 1, 4, Weights::kMask, 1, 2, true},
+    {64, 33, 1, 1},
+    {500, 96, 1, 0, Weights::kFractions, 1, 2, false, true},
+    {5, 3, 784},
+    {2, 3, 700, 1, Weights::kFractions, 1e4, 0.1, true},
+    {4, 5, 49, 3, Weights::kMask, 1, 2, true},
+    {1, 2, 70000},  // A plane in several pieces.
+    {1, 2, 70000, 0, Weights::kMask, -1e4, 0.1, true},
+    {3, 600, 5, 2},
+    {0, 5, 1},
+    {0, 5, 4, 0, Weights::kMask},
+    {3, 5, 0},
+    {3, 0, 4},
+    {2, 0, 1, 0, Weights::kMask},
+    {50, 4, 1, 0, Weights::kNone, 5, 0},  // Constant channels.
+};
+
+constexpr DataType kTypes[] = {DataType::kFloat32, DataType::kFloat64, DataType::kFloat16,
+                               DataType::kBFloat16};
+
+bool SameBytes(Array& a, Array& b, DataType dtype) {
+  return std::memcmp(a.data(), b.data(), a.size() * testing::SizeOf(dtype)) == 0;
+}
+
+// The same bits for any number of threads.
+int CheckThreads(DataType dtype, ChannelLayout layout) {
+  Array x(dtype, layout.size());
+  testing::Random random(5);
+  for (int64_t i = 0; i < x.size(); ++i) x.Set(i, 100 + random.Normal());
+  int failures = 0;
+  const int64_t vectors = layout.vector_size();
+  const DataType f64 = DataType::kFloat64;
+  Array mean(f64, vectors), m2(f64, vectors), sum(f64, vectors), product(f64, vectors);
+  Array other_mean(f64, vectors), other_m2(f64, vectors), other_sum(f64, vectors),
+      other_product(f64, vectors), count(f64, layout.segments);
+  for (const int64_t threads : {1, 2, 5}) {
+    const bool is_first = threads == 1;
+    const auto to = [&](Array& first, Array& other) {
+      return static_cast<double*>((is_first ? first : other).data());
+    };
+    MomentsArguments moments;
+    moments.dtype = dtype;
+    moments.layout = layout;
+    moments.x = x.data();
+    moments.count = static_cast<double*>(count.data());
+    moments.mean = to(mean, other_mean);
+    moments.m2 = to(m2, other_m2);
+    Run(MomentsScratchCpu, MomentsCpu, moments, threads);
+    SumsArguments sums;
+    sums.dtype = dtype;
+    sums.layout = layout;
+    sums.u = sums.v = x.data();
+    sums.center = {mean.data(), true, layout.segments > 1};
+    sums.sum_u = to(sum, other_sum);
+    sums.sum_uv = to(product, other_product);
+    Run(SumsScratchCpu, SumsCpu, sums, threads);
+    if (is_first) continue;
+    failures += !SameBytes(mean, other_mean, f64) + !SameBytes(m2, other_m2, f64) +
+                !SameBytes(sum, other_sum, f64) + !SameBytes(product, other_product, f64);
+  }
+  if (failures > 0) {
+    std::printf("%d results of %s depend on the number of threads\n", failures,
+                testing::NameOf(dtype));
+  }
+  return failures;
+}
+
+// Every float16 and bfloat16 there is passes through `blend` unchanged; NaN stays NaN.
+int CheckConversions(DataType dtype) {
+  std::vector<uint16_t> x(65536), y(65536);
+  for (int i = 0; i < 65536; ++i) x[i] = static_cast<uint16_t>(i);
+  const double one = 1;
+  BlendArguments blend;
+  blend.dtype = dtype;
+  blend.layout = {65536, 1, 1, 1, 65536};
+  blend.u = x.data();
+  blend.a = {&one, true, false};
+  blend.y = y.data();
+  Run(BlendScratchCpu, BlendCpu, blend);
+  const int infinity = dtype == DataType::kFloat16 ? 0x7c00 : 0x7f80;
+  int failures = 0;
+  for (int i = 0; i < 65536; ++i) {
+    const bool is_nan = (i & 0x7fff) > infinity;
+    // a u + 0: the sum of -0 and 0 is 0.
+    const bool is_zero = (i & 0x7fff) == 0;
+    const bool holds = is_nan    ? (y[i] & 0x7fff) > infinity
+                       : is_zero ? (y[i] & 0x7fff) == 0
+                                 : y[i] == x[i];
+    failures += !holds;
+  }
+  if (failures > 0) {
+    std::printf("%d of 65536 values of %s change on their way through blend\n", failures,
+                testing::NameOf(dtype));
+  }
+  return failures;
+}
+
+// The units of work cover an activation exactly, those larger than any test can allocate as well.
+int CheckUnits(ChannelLayout layout, bool may_fold) {
+  const KERAS_NORMS_LEVEL::Plan plan(layout, may_fold);
+  int64_t total = 0, end = 0;
+  for (int64_t i = 0; i < plan.units(); ++i) {
+    const auto unit = plan.unit(i);
+    total += (unit.rows * unit.columns + unit.tail_columns) * unit.inner;
+    if (unit.rows > 0 && unit.columns > 0) {
+      const int64_t last_row = plan.offset(unit, unit.first_row + unit.rows - 1);
+      end = std::max(end, last_row + (unit.columns - 1) * layout.inner + unit.inner);
+    }
+    if (unit.tail_columns > 0) {
+      end = std::max(end, plan.offset(unit, unit.tail_row) + unit.tail_columns);
+    }
+  }
+  if (total == layout.size() && end == layout.size()) return 0;
+  std::printf("units cover %lld of %lld values, the last is %lld\n", static_cast<long long>(total),
+              static_cast<long long>(layout.size()), static_cast<long long>(end));
+  return 1;
+}
+
+int Main(bool is_short) {
+  testing::Checker checker(kKernels);
+  int failures = 0;
+  for (const DataType dtype : kTypes) {
+    for (const Case& given : kCases) {
+      const bool is_large = given.rows * given.channels * given.inner > 20000;
+      if (!is_short || !is_large) checker.Check(given, dtype);
+    }
+    failures += CheckThreads(dtype, {3000, 48, 1, 1, 3000});
+    failures += CheckThreads(dtype, {3000, 5, 1, 4, 900});
+    failures += CheckThreads(dtype, {7, 20, 784, 1, 7});
+  }
+  failures += CheckConversions(DataType::kFloat16) + CheckConversions(DataType::kBFloat16);
+  const int64_t large = (int64_t{1} << 31) + 64;
+  failures += CheckUnits({large, 3, 1, 1, large}, true) + CheckUnits({large, 8, 1, 1, large}, false);
+  failures += CheckUnits({3, 5, large, 1, 3}, true);
+  failures += CheckUnits({large, 2, 8, 9, large / 9 + 1}, true);
+  failures += CheckUnits({large, 7, 1, 3, large / 3 + 5}, true);
+  failures += checker.failures();
+  std::printf("%d kernel calls checked, %d failures\n", checker.checks(), failures);
+  return failures == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace keras_norms
+
+int main(int argc, char** argv) {
+  return keras_norms::Main(argc > 1 && std::strcmp(argv[1], "short") == 0);
+}
