@@ -1,0 +1,17 @@
+// Tells TensorFlow's XLA the handlers of the compiled kernels. XLA looks them up by name.
+//
+// Apart from xla_kernels.cc, which includes XLA's internal headers: the two do not go together.
+
+#ifdef KERAS_NORMS_XLA_FFI
+
+#include "xla/ffi/api/ffi.h"
+
+XLA_FFI_DECLARE_HANDLER_SYMBOL(KerasNormsMomentsHost);
+XLA_FFI_DECLARE_HANDLER_SYMBOL(KerasNormsSumsHost);
+XLA_FFI_DECLARE_HANDLER_SYMBOL(KerasNormsBlendHost);
+
+XLA_FFI_REGISTER_HANDLER(XLA_FFI_GetApi(), "keras_norms_moments", "Host", KerasNormsMomentsHost);
+XLA_FFI_REGISTER_HANDLER(XLA_FFI_GetApi(), "keras_norms_sums", "Host", KerasNormsSumsHost);
+XLA_FFI_REGISTER_HANDLER(XLA_FFI_GetApi(), "keras_norms_blend", "Host", KerasNormsBlendHost);
+
+#endif  // KERAS_NORMS_XLA_FFI

@@ -1,0 +1,208 @@
+// The three ops inside XLA programs, on CPU and GPU.
+//
+// On the CPU they call the compiled kernels (xla_ffi/) where XLA can, elsewhere they are HLO
+// (xla_math.h). The environment variable KERAS_NORMS_XLA=hlo chooses HLO everywhere. XLA compiles
+// for one shape at a time, so all sizes are known here.
+//
+// These are plain kernels of the JIT devices, not REGISTER_XLA_OP: XLA freezes that registry at the
+// first compilation of a process, and a library loaded later would have no kernels.
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "ops/op_helpers.h"
+#include "ops/xla_includes.h"
+#include "ops/xla_math.h"
+
+namespace keras_norms {
+namespace {
+
+using tensorflow::XlaOpKernelContext;
+using xla::XlaOp;
+
+bool CanCallCompiledKernels(const tensorflow::DeviceType& device) {
+#ifdef KERAS_NORMS_XLA_FFI
+  const char* choice = std::getenv("KERAS_NORMS_XLA");
+  const bool hlo = choice != nullptr && std::string(choice) == "hlo";
+  return device.type_string() == "XLA_CPU_JIT" && !hlo;
+#else
+  (void)device;
+  return false;
+#endif
+}
+
+// The operands of one call in the order of the signature; those that are absent are invalid.
+struct Operands {
+  std::vector<XlaOp> ops;
+  std::vector<OperandShape> shapes;
+  xla::PrimitiveType type;  // Of the activations.
+  Sizes sizes;              // Of the activations.
+};
+
+// What is the same for the three ops. How HLO computes them is in the derived classes.
+class XlaKernel : public tensorflow::XlaOpKernel {
+ public:
+  XlaKernel(tensorflow::OpKernelConstruction* construction, const Signature& signature)
+      : XlaOpKernel(construction),
+        signature_(signature),
+        calls_compiled_kernels_(CanCallCompiledKernels(construction->device_type())) {
+    OP_REQUIRES_OK(construction, ReadOptions(construction, signature, &options_));
+  }
+
+  void Compile(XlaOpKernelContext* context) override {
+    Operands operands;
+    OP_REQUIRES_OK(context, Read(context, &operands));
+    std::vector<XlaOp> results;
+    if (calls_compiled_kernels_) {
+      results = CallCompiledKernel(context->builder(), operands);
+    } else {
+      const XlaMath math(context->builder(), operands.type, operands.sizes, options_);
+      results = Emit(math, operands.ops);
+    }
+    for (int i = 0; i < context->num_outputs(); ++i) context->SetOutput(i, results[i]);
+  }
+
+ protected:
+  virtual std::vector<XlaOp> Emit(const XlaMath& math, const std::vector<XlaOp>& ops) const = 0;
+  virtual const char* Target() const = 0;
+  virtual std::vector<xla::Shape> ResultShapes(const Operands& operands) const = 0;
+
+  // Of a result with `channels` values for each segment.
+  xla::Shape VectorShape(const Operands& operands, int64_t channels) const {
+    if (options_.segment_size == 0) return xla::ShapeUtil::MakeShape(xla::F64, {channels});
+    const int64_t segments = LayoutOf(operands.sizes, options_).segments;
+    return xla::ShapeUtil::MakeShape(xla::F64, {segments, channels});
+  }
+  xla::Shape VectorShape(const Operands& operands) const {
+    return VectorShape(operands, operands.sizes[options_.axis]);
+  }
+
+ private:
+  absl::Status Read(XlaOpKernelContext* context, Operands* operands) const {
+    for (int i = 0; i < signature_.size; ++i) {
+      const Operand& operand = signature_.operands[i];
+      std::vector<XlaOp> list;
+      std::vector<tensorflow::TensorShape> shapes;
+      TF_RETURN_IF_ERROR(context->InputList(operand.name, &list, &shapes));
+      operands->ops.push_back(list.empty() ? XlaOp() : list[0]);
+      operands->shapes.emplace_back();
+      if (list.empty()) continue;
+      operands->shapes[i] = {true, true, SizesOf(shapes[0])};
+      const auto shape = context->builder()->GetShape(list[0]);
+      TF_RETURN_IF_ERROR(shape.status());
+      if (shape->is_dynamic()) {
+        return absl::UnimplementedError(absl::StrCat(
+            signature_.op, ": XLA must know every size when it compiles. Received: ",
+            operand.name, ".shape=", shape->ToString(), "."));
+      }
+      if (operand.role == Role::kActivation) {
+        operands->type = shape->element_type();
+        operands->sizes = operands->shapes[i].sizes;
+      }
+    }
+    return CheckShapes(signature_, operands->shapes.data(), options_);
+  }
+
+  // Calls a handler of xla_ffi/. Its buffers are dense and row-major.
+  std::vector<XlaOp> CallCompiledKernel(xla::XlaBuilder* builder, const Operands& operands) const {
+    std::vector<XlaOp> results;
+#ifdef KERAS_NORMS_XLA_FFI
+    std::vector<XlaOp> ops;
+    std::vector<xla::Shape> shapes;
+    std::vector<std::string> names;
+    for (int i = 0; i < signature_.size; ++i) {
+      if (!operands.ops[i].valid()) continue;
+      const xla::PrimitiveType type = builder->GetShape(operands.ops[i])->element_type();
+      ops.push_back(operands.ops[i]);
+      shapes.push_back(xla::ShapeUtil::MakeShape(type, operands.shapes[i].sizes));
+      names.push_back(signature_.operands[i].name);
+    }
+    const std::string attributes = absl::StrCat(
+        "{operands = \"", absl::StrJoin(names, " "), "\", axis = ", options_.axis,
+        " : i64, segment_size = ", options_.segment_size,
+        " : i64, weighted = ", options_.weighted ? "true" : "false", "}");
+    const std::vector<xla::Shape> result_shapes = ResultShapes(operands);
+    const XlaOp call = xla::CustomCallWithLayout(
+        builder, Target(), ops, xla::ShapeUtil::MakeTupleShape(result_shapes), shapes, attributes,
+        /*has_side_effect=*/false, /*output_operand_aliasing=*/{}, /*literal=*/nullptr,
+        xla::CustomCallSchedule::SCHEDULE_NONE,
+        xla::CustomCallApiVersion::API_VERSION_TYPED_FFI);
+    for (size_t i = 0; i < result_shapes.size(); ++i) {
+      results.push_back(xla::GetTupleElement(call, i));
+    }
+#else
+    (void)builder, (void)operands;
+#endif
+    return results;
+  }
+
+  const Signature signature_;
+  const bool calls_compiled_kernels_;
+
+ protected:
+  CallOptions options_;
+};
+
+class MomentsXla : public XlaKernel {
+ public:
+  explicit MomentsXla(tensorflow::OpKernelConstruction* construction)
+      : XlaKernel(construction, kMoments) {}
+
+ private:
+  std::vector<XlaOp> Emit(const XlaMath& math, const std::vector<XlaOp>& ops) const override {
+    const XlaMath::Moments moments = math.ComputeMoments(ops[0], ops[1]);
+    return {moments.count, moments.mean, moments.m2};
+  }
+  const char* Target() const override { return "keras_norms_moments"; }
+  std::vector<xla::Shape> ResultShapes(const Operands& operands) const override {
+    return {VectorShape(operands, 1), VectorShape(operands), VectorShape(operands)};
+  }
+};
+
+class SumsXla : public XlaKernel {
+ public:
+  explicit SumsXla(tensorflow::OpKernelConstruction* construction)
+      : XlaKernel(construction, kSums) {}
+
+ private:
+  std::vector<XlaOp> Emit(const XlaMath& math, const std::vector<XlaOp>& ops) const override {
+    const XlaMath::Sums sums = math.ComputeSums(ops[0], ops[1], ops[2], ops[3]);
+    return {sums.sum_u, sums.sum_uv};
+  }
+  const char* Target() const override { return "keras_norms_sums"; }
+  std::vector<xla::Shape> ResultShapes(const Operands& operands) const override {
+    return std::vector<xla::Shape>(operands.ops[1].valid() ? 2 : 1, VectorShape(operands));
+  }
+};
+
+class BlendXla : public XlaKernel {
+ public:
+  explicit BlendXla(tensorflow::OpKernelConstruction* construction)
+      : XlaKernel(construction, kBlend) {}
+
+ private:
+  std::vector<XlaOp> Emit(const XlaMath& math, const std::vector<XlaOp>& ops) const override {
+    return {math.ComputeBlend(ops[0], ops[1], ops[2], ops[3], ops[4], ops[5], ops[6])};
+  }
+  const char* Target() const override { return "keras_norms_blend"; }
+  std::vector<xla::Shape> ResultShapes(const Operands& operands) const override {
+    return {xla::ShapeUtil::MakeShape(operands.type, operands.sizes)};
+  }
+};
+
+#define REGISTER(name, device, kernel)                                       \
+  REGISTER_KERNEL_BUILDER(                                                   \
+      Name(name).Device(device).TypeConstraint("T", kActivationTypes), kernel)
+REGISTER("KerasNorms>Moments", "XLA_CPU_JIT", MomentsXla);
+REGISTER("KerasNorms>Moments", "XLA_GPU_JIT", MomentsXla);
+REGISTER("KerasNorms>Sums", "XLA_CPU_JIT", SumsXla);
+REGISTER("KerasNorms>Sums", "XLA_GPU_JIT", SumsXla);
+REGISTER("KerasNorms>Blend", "XLA_CPU_JIT", BlendXla);
+REGISTER("KerasNorms>Blend", "XLA_GPU_JIT", BlendXla);
+#undef REGISTER
+
+}  // namespace
+}  // namespace keras_norms

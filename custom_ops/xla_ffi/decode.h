@@ -1,0 +1,170 @@
+// The buffers and attributes of an XLA call as the operands of a kernel.
+//
+// Attributes: operands, the names of those that are passed, in the order of kernels/operands.h and
+// with a space between them; axis; segment_size; weighted (sums and blend). Every buffer is checked
+// against the rules before a kernel sees it; what is wrong comes back as an error.
+// The same for TensorFlow and JAX, host and CUDA: includes only xla/ffi/api/ffi.h and the kernels.
+
+#ifndef KERAS_NORMS_XLA_FFI_DECODE_H_
+#define KERAS_NORMS_XLA_FFI_DECODE_H_
+
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/operands.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace keras_norms {
+
+namespace ffi = xla::ffi;
+
+class Decoder {
+ public:
+  Decoder(const Signature& signature, ffi::RemainingArgs args, ffi::RemainingRets rets,
+          ffi::Dictionary attributes)
+      : signature_(signature), args_(args), rets_(rets), buffers_(signature.size) {
+    problem_ = Read(attributes);
+    if (problem_.empty()) problem_ = Check();
+  }
+
+  const std::string& problem() const { return problem_; }
+  DataType dtype() const { return dtype_; }
+  const ChannelLayout& layout() const { return layout_; }
+  bool weighted() const { return options_.weighted; }
+
+  // Operand i of the signature; null where absent.
+  const void* Data(int i) const {
+    return shapes_[i].present ? NotNull(buffers_[i].data) : nullptr;
+  }
+  ChannelVector Vector(int i) const {
+    if (!shapes_[i].present) return {};
+    return {buffers_[i].data, buffers_[i].type == ffi::F64, shapes_[i].sizes.size() == 2};
+  }
+
+  // Results, null where one is not as it has to be; the problem then says so.
+  double* VectorResult(size_t i, int64_t size) {
+    return static_cast<double*>(Result(i, ffi::F64, size));
+  }
+  void* ActivationResult(size_t i) { return Result(i, type_, layout_.size()); }
+
+ private:
+  struct Buffer {
+    void* data = nullptr;
+    ffi::DataType type = ffi::DataType::INVALID;
+  };
+
+  std::string Read(const ffi::Dictionary& attributes) {
+    const auto names = attributes.get<std::string_view>("operands");
+    const auto axis = attributes.get<int64_t>("axis");
+    const auto segment_size = attributes.get<int64_t>("segment_size");
+    const auto weighted = attributes.get<bool>("weighted");
+    if (!names.has_value() || !axis.has_value() || !segment_size.has_value() ||
+        (signature_.weighs && !weighted.has_value())) {
+      return Sentence("the attributes are operands (a string), axis and segment_size (int64) and, "
+                      "but for moments, weighted (bool).", "others");
+    }
+    options_ = {*axis, *segment_size, signature_.weighs && *weighted};
+    std::istringstream words{std::string(*names)};
+    std::string word;
+    shapes_.resize(signature_.size);
+    size_t count = 0;
+    words >> word;
+    for (int i = 0; i < signature_.size; ++i) {
+      if (!words || word != signature_.operands[i].name) continue;
+      const auto buffer = args_.get<ffi::AnyBuffer>(count++);
+      if (!buffer.has_value()) break;
+      const auto sizes = buffer->dimensions();
+      shapes_[i] = {true, true, Sizes(sizes.begin(), sizes.end())};
+      buffers_[i] = {buffer->untyped_data(), buffer->element_type()};
+      words >> word;
+    }
+    if (words || count != args_.size()) {
+      return Sentence("`operands` must name the operands that are passed, in order.",
+                      "operands=\"" + std::string(*names) + "\" and " +
+                          std::to_string(args_.size()) + " buffers");
+    }
+    return "";
+  }
+
+  std::string Check() {
+    const std::string problem = ShapeProblem(signature_, shapes_.data(), options_);
+    if (!problem.empty()) return problem;
+    for (int i = 0; i < signature_.size; ++i) {
+      if (!shapes_[i].present || signature_.operands[i].role != Role::kActivation) continue;
+      if (type_ != ffi::DataType::INVALID && type_ != buffers_[i].type) {
+        return Sentence("activations must have the same dtype.", "different ones");
+      }
+      type_ = buffers_[i].type;
+      layout_ = LayoutOf(shapes_[i].sizes, options_);
+    }
+    if (!SetType()) return Sentence("activations must be float16, bfloat16, float32 or float64.",
+                                    "another dtype");
+    for (int i = 0; i < signature_.size; ++i) {
+      if (!shapes_[i].present) continue;
+      const ffi::DataType type = buffers_[i].type;
+      const Role role = signature_.operands[i].role;
+      if (role == Role::kVector && type != ffi::F32 && type != ffi::F64) {
+        return Sentence("vectors must be float32 or float64.", "another dtype");
+      }
+      if (role == Role::kWeights && type != (type_ == ffi::F64 ? ffi::F64 : ffi::F32)) {
+        return Sentence("weights must be float32, and float64 for float64 activations.",
+                        "another dtype");
+      }
+    }
+    return "";
+  }
+
+  bool SetType() {
+    switch (type_) {
+      case ffi::F32:
+        dtype_ = DataType::kFloat32;
+        return true;
+      case ffi::F64:
+        dtype_ = DataType::kFloat64;
+        return true;
+      case ffi::F16:
+        dtype_ = DataType::kFloat16;
+        return true;
+      case ffi::BF16:
+        dtype_ = DataType::kBFloat16;
+        return true;
+      default:
+        return false;
+    }
+  }
+
+  void* Result(size_t i, ffi::DataType type, int64_t size) {
+    if (!problem_.empty()) return nullptr;
+    auto result = rets_.get<ffi::AnyBuffer>(i);
+    if (!result.has_value() || (*result)->element_type() != type ||
+        static_cast<int64_t>((*result)->element_count()) != size) {
+      const char* dtype = type == type_ ? "the activation's dtype." : "float64.";
+      problem_ = Sentence("result " + std::to_string(i) + " must have " + std::to_string(size) +
+                              " values of " + dtype,
+                          "another size or dtype");
+      return nullptr;
+    }
+    return (*result)->untyped_data();
+  }
+
+  std::string Sentence(const std::string& rule, const std::string& received) const {
+    return std::string(signature_.op) + ": " + rule + " Received: " + received + ".";
+  }
+
+  const Signature signature_;
+  const ffi::RemainingArgs args_;
+  const ffi::RemainingRets rets_;
+  CallOptions options_;
+  std::vector<OperandShape> shapes_;
+  std::vector<Buffer> buffers_;
+  ffi::DataType type_ = ffi::DataType::INVALID;
+  DataType dtype_ = DataType::kFloat32;
+  ChannelLayout layout_;
+  std::string problem_;
+};
+
+}  // namespace keras_norms
+
+#endif  // KERAS_NORMS_XLA_FFI_DECODE_H_

@@ -1,0 +1,50 @@
+// The CPU kernels as XLA FFI handlers, on the intra-op threads of the program that calls them.
+//
+// Symbols only: TensorFlow registers them in ops/ffi_registration.cc, JAX through jax.ffi.
+
+#include <memory>
+#include <new>
+#include <utility>
+
+#include "kernels/cpu/shared_work.h"
+#include "xla_ffi/arguments.h"
+
+namespace keras_norms {
+namespace {
+
+struct FreeAligned {
+  void operator()(void* memory) const { ::operator delete(memory, kAlignment); }
+  static constexpr std::align_val_t kAlignment{64};
+};
+
+template <typename Arguments, int64_t (*ScratchSize)(const Arguments&),
+          void (*Kernel)(const Arguments&, void*, const ThreadPool&)>
+ffi::Error Handle(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::RemainingRets rets,
+                  ffi::Dictionary attributes) {
+  Arguments arguments;
+  const std::string problem = Decode(args, rets, attributes, &arguments);
+  if (!problem.empty()) return ffi::Error::InvalidArgument(problem);
+  const std::unique_ptr<void, FreeAligned> scratch(
+      ::operator new(ScratchSize(arguments), FreeAligned::kAlignment));
+  SharedWork work(threads.num_threads(), [&threads](std::function<void()> function) {
+    threads.Schedule(std::move(function));
+  });
+  Kernel(arguments, scratch.get(), work.pool());
+  return ffi::Error::Success();
+}
+
+auto Binding() {
+  return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attrs();
+}
+
+}  // namespace
+}  // namespace keras_norms
+
+using namespace keras_norms;  // NOLINT: the macros below define C symbols outside of it.
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsMomentsHost,
+                              (Handle<MomentsArguments, MomentsScratchCpu, MomentsCpu>), Binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsSumsHost,
+                              (Handle<SumsArguments, SumsScratchCpu, SumsCpu>), Binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsBlendHost,
+                              (Handle<BlendArguments, BlendScratchCpu, BlendCpu>), Binding());

@@ -1,0 +1,246 @@
+"""The compiled operations: what they refuse, where they run, and that threads change no bit."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_norms.ops import library
+
+MOMENTS, SUMS, BLEND = "keras_norms_moments", "keras_norms_sums", "keras_norms_blend"
+X = dict(x=(2, 3, 4), axis=2)
+UV = dict(u=(2, 3, 4), v=[(2, 3, 4)], axis=2)
+ROWS = "weights must have the shape of the activation, with 1 on the channel axis. Received: "
+VECTOR = "a vector must be [channels], or [segments, channels] with a segment_size. Received: "
+RANK = "an activation must have rank 2 or more, and `axis` must lie in it. Received: "
+SEGMENTS = "segment_size must not be negative, and 0 where the channels are axis 0. Received: "
+
+# Operation, its arguments (shapes stand for tensors) and the sentence of the error.
+WRONG = {
+    "rank": (MOMENTS, dict(x=(3,), axis=0), RANK + "axis=0, segment_size=0, x.shape=[3]."),
+    "axis": (MOMENTS, dict(x=(3, 4), axis=2), RANK + "axis=2, segment_size=0, x.shape=[3,4]."),
+    "segments": (MOMENTS, dict(x=(3, 4), axis=0, segment_size=2), SEGMENTS + "axis=0"),
+    "weights_rank": (MOMENTS, dict(X, weights=[(2, 3)]), ROWS + "axis=2, segment_size=0"),
+    "weights_size": (
+        MOMENTS,
+        dict(X, weights=[(2, 2, 1)]),
+        "KerasNorms>Moments: "
+        + ROWS
+        + "axis=2, segment_size=0, x.shape=[2,3,4], weights.shape=[2,2,1].",
+    ),
+    "weights_per_channel": (MOMENTS, dict(X, weights=[(2, 3, 4)]), ROWS),
+    "other_shape": (
+        SUMS,
+        dict(UV, v=[(2, 4, 4)]),
+        "KerasNorms>Sums: activations must have the same shape. Received: axis=2, "
+        "segment_size=0, u.shape=[2,3,4], v.shape=[2,4,4].",
+    ),
+    "other_rank": (SUMS, dict(UV, v=[(6, 4)]), "activations must have the same shape."),
+    "center": (
+        SUMS,
+        dict(UV, center=[(3,)]),
+        "KerasNorms>Sums: " + VECTOR + "axis=2, segment_size=0, u.shape=[2,3,4], center.shape=[3].",
+    ),
+    "scalar": (SUMS, dict(UV, center=[()]), VECTOR),
+    "unasked_segments": (SUMS, dict(UV, center=[(2, 4)]), VECTOR),
+    "segment_count": (SUMS, dict(UV, center=[(2, 4)], segment_size=2), VECTOR),
+    "unweighted": (SUMS, dict(UV, weighted=True), "weighted needs weights."),
+    "a": (BLEND, dict(u=[(2, 4)], a=[(2,)], axis=1), "KerasNorms>Blend: " + VECTOR),
+    "b": (BLEND, dict(v=[(2, 4)], b=[(5,)], axis=1), VECTOR),
+    "c": (BLEND, dict(v=[(2, 4)], b=[(4,)], c=[(1,)], axis=1), VECTOR),
+    "nothing": (BLEND, dict(c=[(4,)], axis=1), "at least one of u and v must be given."),
+    "two": (
+        BLEND,
+        dict(v=[(2, 4)], b=[(4,)], c=[(4,), (4,)], axis=1),
+        "c must be one tensor or none. Received: num_c=2.",
+    ),
+}
+# Already seen when the graph is built, whatever is known of the shapes.
+SEEN_WITHOUT_SHAPES = {"segments", "unweighted", "nothing", "two"}
+LISTS = {
+    MOMENTS: ["weights"],
+    SUMS: ["v", "center", "weights"],
+    BLEND: ["u", "v", "a", "b", "c", "center", "weights"],
+}
+
+
+@pytest.fixture
+def ops(native):
+    return library.ops()
+
+
+def traced(ops, operation, arguments, known, **options):
+    """A function of the tensors that the arguments stand for, with known shapes or without."""
+    arguments = {**{name: [] for name in LISTS[operation]}, **arguments}
+    specs, values = {}, {}
+    for name, value in arguments.items():
+        shapes = value if isinstance(value, list) else [value]
+        if isinstance(value, (list, tuple)):
+            specs[name] = [tf.TensorSpec(shape if known else None) for shape in shapes]
+            values[name] = [tf.ones(shape) for shape in shapes]
+
+    def call(tensors):
+        unlisted = {k: t if isinstance(arguments[k], list) else t[0] for k, t in tensors.items()}
+        return getattr(ops, operation)(**{**arguments, **unlisted})
+
+    return tf.function(call, input_signature=[specs], **options), values
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_rejects_wrong_shapes_when_the_graph_is_built(ops, case):
+    operation, arguments, sentence = WRONG[case]
+    function, _ = traced(ops, operation, arguments, known=True)
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        function.get_concrete_function()
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["kernel", "xla"])
+@pytest.mark.parametrize("case", [case for case in WRONG if case not in SEEN_WITHOUT_SHAPES])
+def test_rejects_wrong_shapes_when_it_runs(ops, case, jit_compile):
+    operation, arguments, sentence = WRONG[case]
+    function, values = traced(ops, operation, arguments, known=False, jit_compile=jit_compile)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=re.escape(sentence)):
+        function(values)
+
+
+@pytest.mark.parametrize("dtype, other", [("float32", "float64"), ("float64", "float32")])
+def test_rejects_weights_of_another_dtype(ops, dtype, other):
+    sentence = "weights must be float, and double for double activations. Received: T="
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=sentence):
+        ops.keras_norms_moments(x=tf.ones([2, 3], dtype), weights=[tf.ones([2, 1], other)], axis=1)
+
+
+def test_unknown_sizes_pass_and_known_ones_are_inferred(ops):
+    def shapes(spec, segment_size):
+        @tf.function(input_signature=[tf.TensorSpec(spec)])
+        def compute(x):
+            options = dict(axis=2, segment_size=segment_size, weights=[])
+            y = ops.keras_norms_blend(
+                u=[x], v=[], a=[tf.ones([4])], b=[], c=[], center=[], **options
+            )
+            return *ops.keras_norms_moments(x=x, **options), y
+
+        return [shape.as_list() for shape in compute.get_concrete_function().output_shapes]
+
+    assert shapes([5, 3, 4], 2) == [[3, 1], [3, 4], [3, 4], [5, 3, 4]]
+    assert shapes([None, 3, 4], 2) == [[None, 1], [None, 4], [None, 4], [None, 3, 4]]
+    assert shapes([None, None, None], 0) == [[1], [None], [None], [None, None, None]]
+
+
+def test_known_parts_of_two_activations_are_put_together(ops):
+    specs = [tf.TensorSpec([None, 3, 4]), tf.TensorSpec([2, None, 4])]
+
+    @tf.function(input_signature=specs)
+    def compute(u, v):
+        ones = [tf.ones([4])]
+        return ops.keras_norms_blend(
+            u=[u], v=[v], a=ones, b=ones, c=[], center=[], weights=[], axis=2
+        )
+
+    assert compute.get_concrete_function().output_shapes == [2, 3, 4]
+
+
+def run(program, *arguments):
+    """Runs a program in its own process and returns what it prints last, read as JSON."""
+    command = [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_number_of_threads_changes_no_bit(ops):
+    program = """
+        import hashlib, json, sys
+        import numpy as np, tensorflow as tf
+        tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[1]))
+        from keras_norms.ops import fused
+        rng = np.random.default_rng(3)
+        found = hashlib.sha256()
+        for shape, axis in [((4099, 65), 1), ((9, 40, 41, 3), 3), ((5, 7, 90, 91), 1)]:
+            u, v = (tf.constant(rng.normal(5.0, 1.0, shape), tf.float32) for _ in "uv")
+            vector = tf.constant(rng.normal(size=shape[axis]))
+            vectors = dict(a=vector, b=vector, c=vector)
+            for jit_compile in (False, True):
+                @tf.function(jit_compile=jit_compile)
+                def compute():
+                    count, mean, m2 = fused.moments(v, axis=axis)
+                    sums = fused.sums(u, v, mean, axis=axis)
+                    return mean, m2, *sums, fused.blend(u, v, center=mean, axis=axis, **vectors)
+                for result in compute():
+                    found.update(result.numpy().tobytes())
+        print(json.dumps(found.hexdigest()))
+    """
+    assert run(program, 1) == run(program, 2) == run(program, 7)
+
+
+REGISTERED = """
+    import json, sys
+    import tensorflow as tf
+    from tensorflow.python.framework import kernels
+    for path in sys.argv[1:]:
+        tf.load_op_library(path)
+    found = []
+    for op in ("Moments", "Sums", "Blend"):
+        for kernel in kernels.get_registered_kernels_for_op("KerasNorms>" + op).kernel:
+            (dtypes,) = [c.allowed_values.list.type for c in kernel.constraint if c.name == "T"]
+            found += [(op, kernel.device_type, tf.as_dtype(t).name) for t in dtypes]
+    print(json.dumps(found))
+"""
+
+
+def expected_kernels(*devices):
+    dtypes = ["bfloat16", "float16", "float32", "float64"]
+    return sorted(
+        (op, d, t) for op in ("Moments", "Sums", "Blend") for d in devices for t in dtypes
+    )
+
+
+def folder(ops):
+    """Where the library in use was loaded from."""
+    places = [library.package_folder(), library.cache_folder()]
+    return next(place for place in places if (place / "_native.so").exists())
+
+
+def test_registered_kernels(ops):
+    found = run(REGISTERED, folder(ops) / "_native.so")
+    assert sorted(map(tuple, found)) == expected_kernels("CPU", "XLA_CPU_JIT", "XLA_GPU_JIT")
+
+
+def test_registered_kernels_with_cuda(ops):
+    paths = [folder(ops) / "_native.so", folder(ops) / "_native_cuda.so"]
+    if not pathlib.Path(paths[1]).exists():
+        pytest.skip("The library is built without CUDA.")
+    found = sorted(map(tuple, run(REGISTERED, *paths)))
+    assert found == expected_kernels("CPU", "GPU", "XLA_CPU_JIT", "XLA_GPU_JIT")
+
+
+def test_a_library_loaded_after_the_first_compilation_works_under_xla(ops):
+    """XLA freezes its own registry of operations when it first compiles."""
+    program = """
+        import json
+        import numpy as np, tensorflow as tf
+        compiled = tf.function(lambda x: x * 2.0 + 1.0, jit_compile=True)
+        assert compiled(tf.ones([3]))[0] == 3.0
+        import keras_norms
+        from keras_norms.ops import library
+        assert not library._loaded
+        keras_norms.set_implementation("native")
+        model = tf.keras.Sequential([
+            tf.keras.layers.Dense(8),
+            keras_norms.BatchNormalization(),
+            tf.keras.layers.Dense(1),
+        ])
+        model.compile("sgd", "mse", jit_compile=True)
+        x = np.random.default_rng(0).normal(5.0, 3.0, (256, 4)).astype("float32")
+        history = model.fit(x, x[:, :1], batch_size=32, epochs=3, verbose=0).history["loss"]
+        assert library._loaded
+        print(json.dumps(history))
+    """
+    losses = run(program)
+    assert np.isfinite(losses).all() and losses[-1] < 0.5 * losses[0]
