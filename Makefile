@@ -11,13 +11,14 @@ ADDONS = .venv-addons/bin/python
 PYTEST = -m pytest -q -n 2
 LEGS = build/legs
 
-.PHONY: help demo test lint types legs leg-main leg-legacy leg-addons bench clean
+.PHONY: help demo test lint types legs leg-main leg-legacy leg-addons native bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    the example, in its own environment"
 	@echo "make test    lint, types and the tests on all three supported legs"
 	@echo "make lint    ruff only"
+	@echo "make native  the compiled library anew, in the environments that are there"
 	@echo "make bench   the benchmarks"
 	@echo "make clean   removes what these made, environments included"
 
@@ -48,6 +49,8 @@ legs:
 	@for leg in main legacy addons; do printf '%-8s%s\n' $$leg "$$(tail -n 1 $(LEGS)/$$leg)"; done
 
 leg-main leg-legacy leg-addons bench: export TF_CPP_MIN_LOG_LEVEL ?= 2
+# A test that needs the compiled library fails without it; elsewhere it is skipped.
+leg-main leg-legacy leg-addons: export KERAS_NORMS_TEST_NATIVE ?= require
 
 leg-main: .venv/test
 	@echo "== Tests, main leg: TensorFlow 2.21 with Keras 3, and doctests (minutes)"
@@ -70,13 +73,17 @@ bench: .venv/test
 
 clean:
 	@echo "== Removing environments, builds, caches and demo_output"
-	@rm -rf .venv .venv-addons build dist *.egg-info demo_output
+	@rm -rf .venv .venv-addons build dist *.egg-info demo_output keras_norms/ops/_native
 	@rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Environments. The files are stamps: an install is repeated when what it depends on changes.
+# TensorFlow comes first: an editable install builds the compiled library for the one that is there.
+# There is one library for each TensorFlow, so the environments do not get in each other's way.
 
 METADATA = setup.cfg setup.py pyproject.toml
+SOURCES := $(shell find custom_ops -name '*.cc' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh')
+INSTALL = pip install -q --no-build-isolation
 
 .venv/bin/python:
 	@echo "== Creating .venv (seconds)"
@@ -86,17 +93,35 @@ METADATA = setup.cfg setup.py pyproject.toml
 	@echo "== Creating .venv-addons (seconds)"
 	@$(PYTHON) -m venv .venv-addons
 
-.venv/demo: $(METADATA) requirements/main.txt | .venv/bin/python
-	@echo "== Installing TensorFlow 2.21 and the example's packages into .venv (1-3 minutes)"
-	@$(MAIN) -m pip install -q -c requirements/main.txt -e '.[examples]'
+.venv/tensorflow: requirements/main.txt | .venv/bin/python
+	@echo "== Installing TensorFlow 2.21 into .venv (1-2 minutes)"
+	@$(MAIN) -m pip install -q -c requirements/main.txt setuptools tensorflow
 	@touch $@
 
-.venv/test: $(METADATA) requirements/main.txt | .venv/bin/python
-	@echo "== Installing TensorFlow 2.21 and the tools into .venv (1-3 minutes)"
-	@$(MAIN) -m pip install -q -c requirements/main.txt -e '.[legacy,examples,dev]'
+.venv-addons/tensorflow: requirements/addons.txt | .venv-addons/bin/python
+	@echo "== Installing TensorFlow 2.15 into .venv-addons (1-2 minutes)"
+	@$(ADDONS) -m pip install -q -c requirements/addons.txt setuptools tensorflow
 	@touch $@
 
-.venv-addons/test: $(METADATA) requirements/addons.txt | .venv-addons/bin/python
-	@echo "== Installing TensorFlow 2.15 and tensorflow-addons into .venv-addons (1-3 minutes)"
-	@$(ADDONS) -m pip install -q -c requirements/addons.txt -e '.[addons,examples,dev]'
+.venv/demo: $(METADATA) $(SOURCES) .venv/tensorflow
+	@echo "== Building the compiled library; installing the example's packages (2-4 minutes)"
+	@$(MAIN) -m $(INSTALL) -c requirements/main.txt -e '.[examples]'
 	@touch $@
+
+.venv/test .venv-addons/test native: export KERAS_NORMS_BUILD_NATIVE ?= require
+
+.venv/test: $(METADATA) $(SOURCES) .venv/tensorflow
+	@echo "== Building the compiled library; installing the tools into .venv (2-4 minutes)"
+	@$(MAIN) -m $(INSTALL) -c requirements/main.txt -e '.[legacy,examples,dev]'
+	@touch $@
+
+.venv-addons/test: $(METADATA) $(SOURCES) .venv-addons/tensorflow
+	@echo "== Building the compiled library; installing the tools into .venv-addons (2-4 minutes)"
+	@$(ADDONS) -m $(INSTALL) -c requirements/addons.txt -e '.[addons,examples,dev]'
+	@touch $@
+
+native:
+	@for python in $(wildcard $(MAIN) $(ADDONS)); do \
+		echo "== Building the compiled library for $$python"; \
+		$$python -m $(INSTALL) --no-deps -e . ; \
+	done

@@ -33,3 +33,27 @@ def rng():
 @pytest.fixture(autouse=True)
 def seeds():
     tf.random.set_seed(20)
+
+
+@pytest.fixture
+def native():
+    """For a test that needs the compiled library, which `make test` does not let it miss."""
+    import keras_norms
+
+    status = keras_norms.native_status()
+    if not status.available:
+        required = os.environ.get("KERAS_NORMS_TEST_NATIVE") == "require"
+        (pytest.fail if required else pytest.skip)(status.reason)
+    return status
+
+
+@pytest.fixture(params=["reference", "native"])
+def implementation(request):
+    """Runs a test on both implementations, in all threads: replicas have threads of their own."""
+    import keras_norms
+
+    if request.param == "native":
+        request.getfixturevalue("native")
+    keras_norms.set_implementation(request.param)
+    yield request.param
+    keras_norms.set_implementation("auto")

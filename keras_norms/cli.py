@@ -1,8 +1,14 @@
-"""The command line. `keras-norms doctor` says what layers run on here, and why."""
+"""The command line.
+
+`keras-norms doctor` says what layers run on here, and why; `keras-norms build` builds the
+compiled library for the TensorFlow that is installed here.
+"""
 
 import argparse
+import importlib
 import importlib.metadata
 import json
+import pathlib
 import platform
 import sys
 
@@ -18,6 +24,19 @@ def main(arguments=None):
     command = commands.add_parser("doctor", help="say what the layers run on here, and why")
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
     command.set_defaults(run=doctor)
+    command = commands.add_parser("build", help="build the compiled library")
+    command.add_argument(
+        "--cuda",
+        choices=("auto", "require", "skip"),
+        default="auto",
+        help="for NVIDIA GPUs: if nvcc is there (auto, the default), or fail, or never",
+    )
+    command.add_argument(
+        "--output",
+        metavar="FOLDER",
+        help="where the library goes; the default is where layers look for it, the user's cache",
+    )
+    command.set_defaults(run=build)
     options = parser.parse_args(arguments)
     return options.run(options)
 
@@ -30,6 +49,31 @@ def doctor(options):
     else:
         _print_table(findings)
     return 1 if findings["problems"] else 0
+
+
+def build(options):
+    """Builds the library and says what layers run on then. Returns 1 if it cannot be built."""
+    from rich.console import Console
+
+    from keras_norms.ops import library
+
+    def report(line):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    console = Console()
+    builder = _builder("build")
+    folder = pathlib.Path(options.output or library.cache_folder()).absolute()
+    report(f"Building into {folder}; a minute or more.")
+    try:
+        builder.build(folder, library.version(), cuda=options.cuda, report=report)
+    except _builder("compiler").BuildError as error:
+        Console(stderr=True).print(f"The compiled library was not built. {error}", markup=False)
+        return 1
+    if folder in (library.package_folder(), library.cache_folder()):
+        report("Built. `keras-norms doctor` says whether layers run on it.")
+    else:
+        report(f"Built. Layers look for it in {library.cache_folder()}.")
+    return 0
 
 
 def examine():
@@ -63,10 +107,27 @@ def examine():
         },
         "numpy": importlib.metadata.version("numpy"),
         "devices": [device.name for device in tf.config.list_physical_devices()],
-        "native": native._asdict(),
+        "native": native._asdict() | {"is_current": _is_current(native)},
         "implementation": implementation_in_use(),
         "problems": problems,
     }
+
+
+def _builder(name):
+    """A module of custom_ops; in a checkout that is not installed, that lies beside the package."""
+    try:
+        return importlib.import_module(f"keras_norms.custom_ops.{name}")
+    except ModuleNotFoundError:
+        return importlib.import_module(f"custom_ops.{name}")
+
+
+def _is_current(native):
+    """Whether the library was built from the sources that are here, or None without a library."""
+    from keras_norms.ops import library
+
+    if native.built_for is None:
+        return None
+    return library.load().built["sources"] == _builder("compiler").hash_sources()
 
 
 def _print_table(findings):
@@ -74,7 +135,12 @@ def _print_table(findings):
     from rich.table import Table
 
     kind, native = findings["keras"], findings["native"]
-    library = "available" if native["available"] else "not available"
+    state = "available" if native["available"] else "not available"
+    library = f"{state}: {native['reason']}"
+    if native["is_current"] is False:
+        library += " Its sources have changed since. Rebuild it with `keras-norms build`."
+    architectures = ", ".join(f"sm_{name}" for name in native["cuda_architectures"])
+    xla = {"ffi": "the same kernels on the CPU", "hlo": "operations for XLA to fuse", None: "no"}
     tested = "tested" if findings["tensorflow_is_tested"] else "not tested"
     if findings["implementation"] == "native":
         implementation = "native: the compiled library"
@@ -91,7 +157,9 @@ def _print_table(findings):
         "Devices": "\n".join(
             name.removeprefix("/physical_device:") for name in findings["devices"]
         ),
-        "Compiled library": f"{library}: {native['reason']}",
+        "Compiled library": library,
+        "for CUDA": architectures or "no",
+        "in XLA programs": xla[native["xla"]],
         "Layers run on": implementation,
     }
     table = Table(title="keras-norms doctor", show_header=False, title_justify="left")

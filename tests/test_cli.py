@@ -1,29 +1,100 @@
-"""`keras-norms doctor`: what it says, as a table and as JSON."""
+"""`keras-norms doctor`, as a table and as JSON, and `keras-norms build`: what they say."""
 
 import json
+import pathlib
+import types
 
 import pytest
+import tensorflow as tf
 
 import keras_norms
+from custom_ops.compiler import BuildError
 from keras_norms import cli
+from keras_norms.ops import library
+
+BUILT = {"tensorflow": "2.0", "cuda_architectures": ["80", "90"], "xla": "ffi", "sources": "old"}
+ABSENT = library.Library(None, "The compiled library is not built.")
+LOADED = library.Library("ops", "Loaded from here.", ("CPU", "GPU"), BUILT)
 
 
-def test_doctor_prints_versions_devices_and_the_implementation(capsys):
+def printed(capsys):
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_doctor_prints_versions_devices_and_the_implementation(capsys, monkeypatch):
+    monkeypatch.setattr(library, "load", lambda: ABSENT)
     assert cli.main(["doctor"]) == 0
-    text = " ".join(capsys.readouterr().out.split())
+    text = printed(capsys)
     for word in (keras_norms.__version__, "TensorFlow", "Keras", "NumPy", "CPU", "reference"):
         assert word in text
     assert "not built" in text
 
 
-def test_doctor_as_json(capsys):
+def test_doctor_prints_what_the_library_is_for(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(library, "load", lambda: LOADED)
+    assert cli.main(["doctor"]) == 0
+    text = printed(capsys)
+    for words in (
+        "available: Loaded from here.",
+        "Its sources have changed since. Rebuild it with `keras-norms build`.",
+        "sm_80, sm_90",
+        "the same kernels on the CPU",
+        "native: the compiled library",
+    ):
+        assert words in text
+
+
+@pytest.mark.parametrize("found, is_current", [(ABSENT, None), (LOADED, False)])
+def test_doctor_as_json(capsys, monkeypatch, found, is_current):
+    monkeypatch.setattr(library, "load", lambda: found)
     assert cli.main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report
+    assert report["native"]["reason"] == found.reason
+    assert report["native"]["is_current"] is is_current
+    assert report["implementation"] == ("native" if found.ops else "reference")
 
 
-def test_rejects_an_unknown_command(capsys):
+@pytest.fixture
+def builder(monkeypatch, tmp_path):
+    """In place of the compiler: returns the calls, and fails where told to."""
+    calls = []
+
+    def build(folder, version, *, cuda, report):
+        calls.append((folder, version, cuda))
+        report("compiled   [one].cc")
+        if cuda == "require":
+            raise BuildError("nvcc was not found.")
+
+    module = types.SimpleNamespace(build=build, BuildError=BuildError)
+    monkeypatch.setattr(cli, "_builder", lambda name: module)
+    monkeypatch.setenv("KERAS_NORMS_CACHE", str(tmp_path))
+    return calls
+
+
+def test_build_goes_into_the_cache(capsys, builder, tmp_path):
+    assert cli.main(["build"]) == 0
+    name = f"{keras_norms.__version__}-tensorflow-{tf.__version__}"
+    assert builder == [(tmp_path / "keras_norms" / name, keras_norms.__version__, "auto")]
+    text = printed(capsys)
+    assert "compiled [one].cc" in text and "Built. `keras-norms doctor` says" in text
+
+
+def test_build_elsewhere_says_where_layers_look(capsys, builder, tmp_path):
+    assert cli.main(["build", "--output", "here", "--cuda", "skip"]) == 0
+    assert builder == [(pathlib.Path("here").absolute(), keras_norms.__version__, "skip")]
+    assert f"Layers look for it in {library.cache_folder()}." in printed(capsys)
+
+
+def test_build_that_fails_says_why(capsys, builder):
+    assert cli.main(["build", "--cuda", "require"]) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert error == "The compiled library was not built. nvcc was not found."
+
+
+@pytest.mark.parametrize("command", [["diagnose"], ["build", "--cuda", "yes"]])
+def test_rejects_what_it_does_not_know(capsys, command):
     with pytest.raises(SystemExit) as caught:
-        cli.main(["diagnose"])
+        cli.main(command)
     assert caught.value.code == 2
-    assert "invalid choice: 'diagnose'" in capsys.readouterr().err
+    assert f"invalid choice: '{command[-1]}'" in capsys.readouterr().err

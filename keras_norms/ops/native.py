@@ -1,14 +1,18 @@
 """Which implementation of the kernels is in use, and why.
 
-The compiled library is not part of this version: every layer runs on
-`reference.py`, and `native_status` says so.
+`auto` takes the compiled library only where it has a kernel for every kind of device that is
+visible: a library without GPU kernels would drag activations from the GPU to the host and back.
 """
 
 import contextlib
+import os
 import threading
 from typing import NamedTuple
 
-from keras_norms.ops import reference
+import tensorflow as tf
+
+from keras_norms.ops import fused, library, reference
+from keras_norms.ops.exporting import is_exporting
 
 IMPLEMENTATIONS = ("auto", "native", "reference")
 
@@ -18,15 +22,20 @@ class NativeStatus(NamedTuple):
 
     Attributes:
         available: whether layers may run on it.
-        reason: one sentence; why it is not available, or what it was built from.
+        reason: why not, or where it was loaded from.
         devices: the kinds of device it has kernels for.
         built_for: the TensorFlow version it was built for, or None.
+        cuda_architectures: the GPU architectures it has code for, where that is loaded.
+        xla: what it is in a program that XLA compiles: `"ffi"`, the same kernels on the CPU,
+            `"hlo"`, operations for XLA to fuse, or None.
     """
 
     available: bool
     reason: str
-    devices: tuple[str, ...]
-    built_for: str | None
+    devices: tuple[str, ...] = ()
+    built_for: str | None = None
+    cuda_architectures: tuple[str, ...] = ()
+    xla: str | None = None
 
 
 class _Choice(threading.local):
@@ -44,10 +53,27 @@ def native_status():
 
     Example:
 
-    >>> keras_norms.native_status().available
-    False
+    >>> isinstance(keras_norms.native_status().reason, str)
+    True
     """
-    return NativeStatus(False, "The compiled library is not built.", (), None)
+    if os.environ.get("KERAS_NORMS_NATIVE") == "0":
+        return NativeStatus(False, "The compiled library is switched off by KERAS_NORMS_NATIVE=0.")
+    found = library.load()
+    if found.ops is None:
+        return NativeStatus(False, found.reason)
+    visible = {device.device_type for device in tf.config.get_visible_devices()}
+    missing = sorted(visible - set(found.devices))
+    built, reason = found.built, found.reason
+    if missing:
+        reason = f"The compiled library has no kernels for {', '.join(missing)}. {reason}"
+    return NativeStatus(
+        available=not missing,
+        reason=reason,
+        devices=found.devices,
+        built_for=built["tensorflow"],
+        cuda_architectures=tuple(built["cuda_architectures"]) if "GPU" in found.devices else (),
+        xla=built["xla"],
+    )
 
 
 def set_implementation(name):
@@ -88,14 +114,14 @@ def implementation(name):
 def implementation_in_use():
     """Returns `"native"` or `"reference"`: what a layer traced now would run on."""
     chosen = _choice.scoped or _default[0]
-    if chosen == "native" or (chosen == "auto" and native_status().available):
-        return "native"
-    return "reference"
+    if chosen == "reference" or not native_status().available or is_exporting():
+        return "reference"
+    return "native"
 
 
 def kernels_in_use():
     """Returns the module that computes `moments`, `sums` and `blend`, without gradients."""
-    return reference
+    return fused if implementation_in_use() == "native" else reference
 
 
 def _checked(name):

@@ -1,26 +1,92 @@
-"""The choice of implementation, while the compiled library is not built."""
+"""The choice of implementation: when the compiled library is used, and what is said if not."""
 
 import threading
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_norms
-from keras_norms.ops.native import implementation_in_use
+from keras_norms.ops import fused, library, native, reference
+from keras_norms.ops.native import implementation_in_use, kernels_in_use
+
+BUILT = {"tensorflow": "2.0", "cuda_architectures": ["80", "90"], "xla": "ffi"}
+ABSENT = library.Library(None, "The compiled library is not built.")
+CPU_ONLY = library.Library("ops", "Loaded from here, built without CUDA.", ("CPU",), BUILT)
+WITH_CUDA = library.Library("ops", "Loaded from here.", ("CPU", "GPU"), BUILT)
 
 
-def test_status_says_why():
+@pytest.fixture(autouse=True)
+def on_both_implementations():
+    """Here each test makes its own choice."""
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Call it with the library that is found and the kinds of device that are visible."""
+
+    def set_up(found, *kinds):
+        devices = [tf.config.PhysicalDevice(f"/physical_device:{k}:0", k) for k in kinds]
+        monkeypatch.delenv("KERAS_NORMS_NATIVE", raising=False)
+        monkeypatch.setattr(library, "load", lambda: found)
+        monkeypatch.setattr(tf.config, "get_visible_devices", lambda: devices)
+
+    return set_up
+
+
+@pytest.mark.parametrize(
+    "found, kinds, available, reason",
+    [
+        (ABSENT, ["CPU"], False, "The compiled library is not built."),
+        (CPU_ONLY, ["CPU"], True, "Loaded from here, built without CUDA."),
+        (CPU_ONLY, ["CPU", "GPU"], False, "no kernels for GPU. Loaded from here, built without"),
+        (WITH_CUDA, ["CPU"], True, "Loaded from here."),
+        (WITH_CUDA, ["CPU", "GPU", "GPU"], True, "Loaded from here."),
+        (WITH_CUDA, ["CPU", "TPU"], False, "no kernels for TPU."),
+    ],
+    ids=["absent", "cpu", "cpu_on_gpu", "cuda_on_cpu", "cuda_on_gpu", "tpu"],
+)
+def test_auto_is_native_where_every_visible_device_has_a_kernel(
+    machine, found, kinds, available, reason
+):
+    machine(found, *kinds)
     status = keras_norms.native_status()
-    assert status == (False, "The compiled library is not built.", (), None)
-
-
-def test_auto_and_reference_are_the_reference():
-    assert implementation_in_use() == "reference"
+    assert status.available is available and reason in status.reason
+    assert implementation_in_use() == ("native" if available else "reference")
+    assert kernels_in_use() is (fused if available else reference)
     with keras_norms.implementation("reference"):
-        assert implementation_in_use() == "reference"
+        assert kernels_in_use() is reference
+    if available:
+        with keras_norms.implementation("native"):
+            assert kernels_in_use() is fused
+    else:
+        with pytest.raises(RuntimeError, match="native implementation cannot be used") as caught:
+            keras_norms.set_implementation("native")
+        assert reason in str(caught.value)
+
+
+def test_status_says_what_the_library_is_for(machine):
+    machine(ABSENT, "CPU")
+    assert keras_norms.native_status() == (False, ABSENT.reason, (), None, (), None)
+    machine(CPU_ONLY, "CPU")
+    assert keras_norms.native_status()[2:] == (("CPU",), "2.0", (), "ffi")
+    machine(WITH_CUDA, "CPU")
+    assert keras_norms.native_status()[2:] == (("CPU", "GPU"), "2.0", ("80", "90"), "ffi")
+
+
+def test_switched_off_it_is_not_even_looked_for(machine, monkeypatch):
+    machine(WITH_CUDA, "CPU")
+    monkeypatch.setenv("KERAS_NORMS_NATIVE", "0")
+    monkeypatch.setattr(library, "load", lambda: pytest.fail("looked for the library"))
+    status = keras_norms.native_status()
+    assert not status.available and "switched off by KERAS_NORMS_NATIVE=0" in status.reason
+    assert kernels_in_use() is reference
 
 
 @pytest.mark.parametrize("choose", [keras_norms.set_implementation, keras_norms.implementation])
-def test_rejects(choose):
+def test_rejects(machine, choose):
+    machine(ABSENT, "CPU")
+
     def call(name):
         choice = choose(name)
         if choice is not None:
@@ -35,8 +101,6 @@ def test_rejects(choose):
 
 
 def test_a_scoped_choice_ends_with_its_scope_and_stays_in_its_thread():
-    from keras_norms.ops import native
-
     seen = []
     with keras_norms.implementation("reference"):
         thread = threading.Thread(target=lambda: seen.append(native._choice.scoped))
@@ -44,3 +108,38 @@ def test_a_scoped_choice_ends_with_its_scope_and_stays_in_its_thread():
         thread.join()
         assert native._choice.scoped == "reference"
     assert seen == [None] and native._choice.scoped is None
+
+
+def test_the_choice_acts_when_a_function_is_traced(machine, monkeypatch):
+    """A compiled function keeps the kernels that it was traced with."""
+    machine(CPU_ONLY, "CPU")
+    used = []
+    for module in (fused, reference):
+        name = module.__name__.rpartition(".")[2]
+        moments = reference.moments
+
+        def recording(*args, name=name, moments=moments, **options):
+            used.append(name)
+            return moments(*args, **options)
+
+        monkeypatch.setattr(module, "moments", recording)
+    function = tf.function(lambda x: keras_norms.ops.batch_moments(x).mean)
+    x = tf.constant([[1.0], [3.0]])
+    with keras_norms.implementation("native"):
+        np.testing.assert_array_equal(function(x), [2.0])
+    with keras_norms.implementation("reference"):
+        np.testing.assert_array_equal(function(x), [2.0])
+        np.testing.assert_array_equal(keras_norms.ops.batch_moments(x).mean, [2.0])
+    assert used == ["fused", "reference"]
+
+
+def test_the_library_is_used(native):
+    """Its operations are in the graph, and nothing else is asked for."""
+    graph = (
+        tf.function(lambda x: keras_norms.ops.batch_moments(x).mean)
+        .get_concrete_function(tf.TensorSpec([None, 3]))
+        .graph.as_graph_def()
+    )
+    functions = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+    assert "KerasNorms>Moments" in {node.op for node in functions}
+    assert native.built_for == tf.__version__

@@ -1,0 +1,1 @@
+"""The sources of the compiled library, and what builds them."""
