@@ -75,9 +75,9 @@ class ReplicaGroup:
 
     def _all_reduce_slots(self, packed, index, slots):
         """A matrix with `packed` as row `index` here, and the rows of the others."""
-        length = packed.shape[0]
-        padded = tf.pad(packed, [[index * length, (slots - 1 - index) * length]])
-        return tf.reshape(self._all_reduce(padded), [slots, length])
+        own = tf.one_hot(index, slots, dtype=packed.dtype)[:, tf.newaxis]
+        # A NaN in one row must not be one in all.
+        return self._all_reduce(tf.math.multiply_no_nan(packed, own))
 
     def _all_reduce(self, packed):
         context = tf.distribute.get_replica_context()
