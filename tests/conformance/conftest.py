@@ -1,9 +1,14 @@
-"""Every conformance test runs every row of the catalogue."""
+"""Every conformance test runs every row of the catalogue, on both implementations."""
 
 import numpy as np
 import pytest
 
 from tests import catalog
+
+
+@pytest.fixture(autouse=True)
+def on_both_implementations(implementation):
+    del implementation
 
 
 @pytest.fixture(params=catalog.ROWS.values(), ids=catalog.ROWS)
