@@ -44,7 +44,7 @@ def interleaved(contenders, repeats, warmup=3):
     """Times functions in turns.
 
     Args:
-        contenders: dict of functions without arguments, each of which returns a small tensor
+        contenders: dict of functions without arguments, each of which returns a small array
             that is there only when all the work is done; reading it waits for the device.
         repeats: timed rounds.
         warmup: rounds before, which trace, compile and fill caches.
@@ -54,12 +54,12 @@ def interleaved(contenders, repeats, warmup=3):
     """
     for _ in range(warmup):
         for contender in contenders.values():
-            contender().numpy()
+            np.asarray(contender())
     seconds = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, contender in contenders.items():
             start = time.perf_counter()
-            contender().numpy()
+            np.asarray(contender())
             seconds[name].append(time.perf_counter() - start)
     return {name: Timing(np.array(values)) for name, values in seconds.items()}
 

@@ -1,0 +1,115 @@
+"""A training step of ResNet-50 as Keras has it, and with its batch norm layers replaced.
+
+Three models of `keras.applications.ResNet50`, with the same weights: stock, ours, and
+one without normalization, which shows how much of a step there is to gain.
+
+    python benchmarks/resnet50.py [--size 64] [--batch 32] [--repeats 12]
+"""
+
+import argparse
+import json
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
+from timing import environment, headline, interleaved
+
+import keras_norms
+from keras_norms.layers.keras_api import keras
+
+
+def main():
+    options = arguments()
+    generator = np.random.default_rng(0)
+    shape = (options.batch, options.size, options.size, 3)
+    images = tf.constant(generator.normal(size=shape), tf.float32)
+    labels = tf.constant(generator.integers(options.classes, size=options.batch))
+    stock = keras.applications.ResNet50(
+        weights=None, input_shape=shape[1:], classes=options.classes, classifier_activation=None
+    )
+    models = {
+        "ours": with_layers(stock, ours),
+        "stock": stock,
+        "no normalization": with_layers(stock, lambda layer: keras.layers.Identity()),
+    }
+    steps = {name: training_step(model) for name, model in models.items()}
+    timings = interleaved(
+        {name: lambda step=step: step(images, labels) for name, step in steps.items()},
+        options.repeats,
+    )
+    header = environment()
+    console = Console()
+    console.print(headline(header))
+    console.print(table(timings, options))
+    if options.json:
+        record = {name: timing.milliseconds for name, timing in timings.items()}
+        with open(options.json, "w") as file:
+            json.dump({"environment": header, "milliseconds": record}, file)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--size", type=int, default=64, help="height and width of the images")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--json", metavar="FILE", help="write the results to this file, too")
+    parser.add_argument("--smoke", action="store_true", help="two tiny steps, to see that it runs")
+    options = parser.parse_args()
+    if options.smoke:
+        options.size, options.batch, options.repeats = 32, 2, 2
+    return options
+
+
+def ours(layer):
+    return keras_norms.BatchNormalization.from_config(layer.get_config())
+
+
+def with_layers(model, replacement):
+    """The model with its batch norm layers replaced, and with its weights."""
+
+    def clone(layer):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            return replacement(layer)
+        return type(layer).from_config(layer.get_config())
+
+    cloned = keras.models.clone_model(model, clone_function=clone)
+    for layer, original in zip(cloned.layers, model.layers, strict=True):
+        if layer.weights:
+            layer.set_weights(original.get_weights())
+    return cloned
+
+
+def training_step(model):
+    """A function of images and labels that makes a step of SGD and returns the loss."""
+    loss_function = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    optimizer = keras.optimizers.SGD(1e-6)
+    optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def step(images, labels):
+        with tf.GradientTape() as tape:
+            loss = loss_function(labels, model(images, training=True))
+        variables = model.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return loss
+
+    return step
+
+
+def table(timings, options):
+    grid = Table(title=f"ResNet-50, batch {options.batch}, {options.size}x{options.size}")
+    grid.add_column("batch norm")
+    for name in ("step ms", "(quartiles)", "time / ours"):
+        grid.add_column(name, justify="right")
+    for name, timing in timings.items():
+        grid.add_row(name, *timing.cells(), f"{timing.over(timings['ours']):.2f}")
+    return grid
+
+
+if __name__ == "__main__":
+    main()
