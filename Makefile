@@ -23,6 +23,7 @@ help:
 	@echo "make clean   removes what these made, environments included"
 
 demo: .venv/demo
+	@$(MAIN) -c 'import keras_norms; print("==", keras_norms.native_status().reason)' 2>/dev/null
 	@echo "== The example: examples/quickstart.py (1-2 minutes)"
 	@$(MAIN) examples/quickstart.py
 
