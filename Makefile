@@ -9,6 +9,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 MAIN = .venv/bin/python
 ADDONS = .venv-addons/bin/python
 PYTEST = -m pytest -q -n 2
+# What knows nothing of TensorFlow is tested on the main leg only.
+ONCE = --ignore tests/native
 LEGS = build/legs
 
 .PHONY: help demo test lint types legs leg-main leg-legacy leg-addons native bench clean
@@ -61,12 +63,12 @@ leg-main: .venv/test
 leg-legacy: .venv/test
 	@echo "== Tests, legacy leg: TensorFlow 2.21 with TF_USE_LEGACY_KERAS=1 (minutes)"
 	@mkdir -p $(LEGS)
-	@TF_USE_LEGACY_KERAS=1 $(MAIN) $(PYTEST) tests | tee $(LEGS)/legacy
+	@TF_USE_LEGACY_KERAS=1 $(MAIN) $(PYTEST) $(ONCE) tests | tee $(LEGS)/legacy
 
 leg-addons: .venv-addons/test
 	@echo "== Tests, addons leg: TensorFlow 2.15 with tensorflow-addons (minutes)"
 	@mkdir -p $(LEGS)
-	@$(ADDONS) $(PYTEST) tests | tee $(LEGS)/addons
+	@$(ADDONS) $(PYTEST) $(ONCE) tests | tee $(LEGS)/addons
 
 bench: .venv/test
 	@echo "== Benchmarks: benchmarks/*.py (minutes)"
@@ -113,7 +115,7 @@ INSTALL = pip install -q --no-build-isolation
 
 .venv/test: $(METADATA) $(SOURCES) .venv/tensorflow
 	@echo "== Building the compiled library; installing the tools into .venv (2-4 minutes)"
-	@$(MAIN) -m $(INSTALL) -c requirements/main.txt -e '.[legacy,examples,dev]'
+	@$(MAIN) -m $(INSTALL) -c requirements/main.txt -e '.[legacy,examples,jax,dev]'
 	@touch $@
 
 .venv-addons/test: $(METADATA) $(SOURCES) .venv-addons/tensorflow

@@ -7,7 +7,6 @@ Needs nvcc, but no GPU; the widths need cuobjdump, which comes with the CUDA too
 """
 
 import argparse
-import collections
 import concurrent.futures
 import json
 import os
@@ -117,10 +116,11 @@ def _count_accesses(disassembly, kernels):
             architecture = match[1]
         elif match := re.search(r"Function : (\S+)", line):
             kernel = kernels[match[1], architecture]
-            kernel.loads, kernel.stores = collections.Counter(), collections.Counter()
+            kernel.loads, kernel.stores = {}, {}
         elif match := re.search(r"\b(LDG|STG)((?:\.\w+)*)\s", line):
             counter = kernel.loads if match[1] == "LDG" else kernel.stores
-            counter[_width(match[2])] += 1
+            width = _width(match[2])
+            counter[width] = counter.get(width, 0) + 1
 
 
 def _width(modifiers):

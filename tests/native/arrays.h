@@ -104,6 +104,24 @@ class Random {
   uint64_t state_;
 };
 
+// A vector that the kernels read: (channels) or (segments, channels), float or double.
+struct Vector {
+  Vector(const ChannelLayout& layout, double mean, double deviation, bool is_double,
+         bool per_segment)
+      : layout(layout),
+        values(is_double ? DataType::kFloat64 : DataType::kFloat32,
+               per_segment ? layout.vector_size() : layout.channels) {
+    Random random(values.size() + 3);
+    for (int64_t i = 0; i < values.size(); ++i) values.Set(i, mean + deviation * random.Normal());
+    view = {values.data(), is_double, per_segment};
+  }
+  double Get(int64_t segment, int64_t channel) const { return view.at(layout, segment, channel); }
+
+  ChannelLayout layout;
+  Array values;
+  ChannelVector view;  // Its data may be set to null: all 0.
+};
+
 }  // namespace keras_norms::testing
 
 #endif  // KERAS_NORMS_TESTS_NATIVE_ARRAYS_H_

@@ -8,6 +8,9 @@
 
 #include <cstdio>
 #include <functional>
+#include <iomanip>
+#include <iostream>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -83,7 +86,8 @@ class Checker {
       for (int64_t i = 0; i < layout.size(); ++i) {
         u.Set(i, checker.case_.nan_in_u && i % 50 == 0 ? kNaN : 0.5 + random.Normal());
         v.Set(i, checker.case_.mean + checker.case_.deviation * random.Normal());
-        const int64_t position = i / layout.inner / layout.channels * layout.inner + i % layout.inner;
+        const int64_t row = i / layout.inner / layout.channels;
+        const int64_t position = row * layout.inner + i % layout.inner;
         if (checker.case_.nan_under_mask && weights.Get(position) == 0) {
           v.Set(i, i % 3 == 0 ? std::numeric_limits<double>::infinity() : kNaN);
         }
@@ -154,28 +158,10 @@ class Checker {
     return dtype_ == DataType::kFloat64 ? 0 : static_cast<float>(center) - center;
   }
 
-  // A vector that the kernels read: (channels) or (segments, channels), float or double.
-  struct Vector {
-    Vector(const Checker& checker, double mean, double deviation, bool is_double, bool per_segment)
-        : layout(checker.layout_),
-          values(is_double ? DataType::kFloat64 : DataType::kFloat32,
-                 per_segment ? layout.vector_size() : layout.channels) {
-      Random random(values.size() + 3);
-      for (int64_t i = 0; i < values.size(); ++i) values.Set(i, mean + deviation * random.Normal());
-      view = {values.data(), is_double, per_segment};
-    }
-    double Get(int64_t segment, int64_t channel) const {
-      return view.data == nullptr ? 0 : view.at(layout, segment, channel);
-    }
-    ChannelLayout layout;
-    Array values;
-    ChannelVector view;
-  };
-
   // Variant 0: all operands, double vectors per segment; 1: float vectors per channel; 2: v absent.
   void CheckSums(Inputs& inputs, bool weighted, int variant) {
     const int64_t vectors = layout_.vector_size();
-    Vector center(*this, case_.mean, case_.deviation / 8, variant != 1, variant == 0);
+    Vector center(layout_, case_.mean, case_.deviation / 8, variant != 1, variant == 0);
     if (variant == 2) center.view.data = nullptr;
     Array sum_u(DataType::kFloat64, vectors), sum_uv(DataType::kFloat64, vectors);
     SumsArguments arguments;
@@ -210,9 +196,9 @@ class Checker {
   // Variant 0: all operands; 1: without v, over u; 2: without u, c absent, over v.
   void CheckBlend(Inputs& inputs, bool weighted, int variant) {
     const bool has_u = variant != 2, has_v = variant != 1;
-    Vector a(*this, 1, 0.2, true, variant == 0), b(*this, 0.7, 0.2, variant != 2, variant == 0);
-    Vector c(*this, -1, 0.5, true, false);
-    Vector center(*this, case_.mean, case_.deviation / 8, variant != 2, variant == 0);
+    Vector a(layout_, 1, 0.2, true, variant == 0), b(layout_, 0.7, 0.2, variant != 2, variant == 0);
+    Vector c(layout_, -1, 0.5, true, false);
+    Vector center(layout_, case_.mean, case_.deviation / 8, variant != 2, variant == 0);
     if (!has_u) a.view.data = c.view.data = nullptr;
     if (!has_v) b.view.data = center.view.data = nullptr;
     Array y(dtype_, layout_.size(), case_.misaligned);
@@ -273,22 +259,18 @@ class Checker {
 
   void Expect(const char* what, int64_t index, double actual, long double expected,
               long double tolerance) {
-    if (std::isnan(expected) ? std::isnan(actual) : std::fabs(actual - expected) <= tolerance) {
-      return;
-    }
-    char text[200];
-    std::snprintf(text, sizeof(text), "at %lld: %.17g instead of %.17Lg, tolerance %.2Lg",
-                  static_cast<long long>(index), actual, expected, tolerance);
-    Fail(what, text);
+    const bool is_close = std::fabs(actual - expected) <= tolerance;  // False for NaN.
+    if (std::isnan(expected) ? std::isnan(actual) : is_close) return;
+    std::ostringstream text;
+    text << std::setprecision(17) << "at " << index << ": " << actual << ", not " << expected;
+    Fail(what, text.str());
   }
 
   void Fail(const char* what, const std::string& text) {
     if (++failures_ > 20) return;
-    std::printf("%s, %s (%lld, %lld, %lld), segment_rows %lld, weights %d, mean %g, %s\n", what,
-                NameOf(dtype_), static_cast<long long>(case_.rows),
-                static_cast<long long>(case_.channels), static_cast<long long>(case_.inner),
-                static_cast<long long>(case_.segment_rows), static_cast<int>(case_.weights),
-                case_.mean, text.c_str());
+    std::cout << what << ", " << NameOf(dtype_) << " (" << case_.rows << ", " << case_.channels
+              << ", " << case_.inner << "), segment_rows " << case_.segment_rows << ", weights "
+              << static_cast<int>(case_.weights) << ", mean " << case_.mean << ", " << text << "\n";
   }
 
   const Kernels kernels_;

@@ -87,7 +87,7 @@ bool EndsAtTheEnd(const ChannelLayout& layout) {
 }
 
 int CheckLargeSizes() {
-  const int64_t large = (int64_t{1} << 31) + 64;
+  const int64_t large = (int64_t{3} << 30) + 64;
   const bool results[] = {
       EndsAtTheEnd<cuda::Variant<cuda::Half, true, true, true>>({large, 8, 1, 1, large}),
       EndsAtTheEnd<cuda::Variant<cuda::Half, true, false, true>>({3, 5, large, 1, 3}),

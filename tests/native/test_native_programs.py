@@ -12,8 +12,11 @@ import sys
 
 import pytest
 
+from custom_ops.build import LEVELS
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "custom_ops" / "kernels"
+TESTS = ROOT / "tests" / "native"
 COMMON = ("-std=c++17", "-g1", "-pthread", "-Wall", "-Wextra", "-Werror")
 SANITIZERS = {
     "memory": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
@@ -26,21 +29,42 @@ class Program:
     """A program that exits with 0 where all is well.
 
     Attributes:
-        sources: files; each is compiled with `flags`.
+        units: source files, each with the flags it is compiled with.
         arguments: of a run, for each sanitizer.
+        levels: values of KERAS_NORMS_CPU; the program is run with each.
     """
 
-    sources: tuple[pathlib.Path, ...]
-    flags: tuple[str, ...]
+    units: tuple[tuple[pathlib.Path, tuple[str, ...]], ...]
     arguments: dict[str, tuple[str, ...]]
+    levels: tuple[str, ...] = ("",)
 
 
+def program(name, *units, **options):
+    """A program with its own source file, `test_<name>.cc`, and these units."""
+    own = TESTS / f"test_{name}.cc"
+    flags = options.pop("flags", ("-O1",))
+    arguments = {"memory": (), "threads": ("short",)}
+    return Program((*units, (own, flags)), arguments, **options)
+
+
+EMULATED = ("-O0", "-Wno-unknown-pragmas", "-DKERAS_NORMS_EMULATE_CUDA")
 PROGRAMS = {
-    "cuda_kernels": Program(
-        sources=(*sorted(KERNELS.glob("cuda/*.cu")), ROOT / "tests/native/test_cuda_kernels.cc"),
-        flags=("-O0", "-Wno-unknown-pragmas", "-DKERAS_NORMS_EMULATE_CUDA"),
-        arguments={"memory": (), "threads": ("short",)},
+    "cpu_kernels": program(
+        "cpu_kernels",
+        (KERNELS / "cpu/dispatch.cc", ("-O1",)),
+        *(
+            (source, ("-O1", f"-DKERAS_NORMS_LEVEL={level}", *flags))
+            for level, flags in LEVELS.items()
+            for source in sorted(KERNELS.glob("cpu/*_cpu.cc"))
+        ),
+        levels=tuple(LEVELS),
     ),
+    "cuda_kernels": program(
+        "cuda_kernels",
+        *((source, EMULATED) for source in sorted(KERNELS.glob("cuda/*.cu"))),
+        flags=EMULATED,
+    ),
+    "shared_work": program("shared_work"),
 }
 
 
@@ -49,19 +73,20 @@ PROGRAMS = {
 def test_program(name, sanitizer, tmp_path):
     program = PROGRAMS[name]
     compiler = shutil.which("g++") or pytest.skip("g++ was not found")
-    flags = (*COMMON, *SANITIZERS[sanitizer], f"-I{KERNELS}", f"-I{ROOT / 'tests/native'}")
+    flags = (*COMMON, *SANITIZERS[sanitizer], f"-I{KERNELS}", f"-I{TESTS}")
 
-    def compiled(source):
-        output = tmp_path / f"{source.stem}.o"
-        run(compiler, *flags, *program.flags, "-x", "c++", "-c", source, "-o", output)
+    def compiled(index):
+        source, own = program.units[index]
+        output = tmp_path / f"{index}.o"
+        run(compiler, *flags, *own, "-x", "c++", "-c", source, "-o", output)
         return output
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compiled, program.sources))
+        objects = list(pool.map(compiled, range(len(program.units))))
     executable = tmp_path / name
     run(compiler, *flags, *objects, "-o", executable)
-    output = run(executable, *program.arguments[sanitizer])
-    assert "0 failures" in output, output
+    for level in program.levels:
+        run("env", f"KERAS_NORMS_CPU={level}", executable, *program.arguments[sanitizer])
 
 
 def test_cuda_kernels_do_not_spill():
@@ -72,7 +97,10 @@ def test_cuda_kernels_do_not_spill():
 
 def run(*command):
     result = subprocess.run(
-        [str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=False
+        [str(part) for part in command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, f"{command[0]}:\n{result.stdout[-4000:]}{result.stderr[-4000:]}"
-    return result.stdout

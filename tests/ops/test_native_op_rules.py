@@ -70,6 +70,11 @@ LISTS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def on_both_implementations():
+    """Here the kernels are called directly."""
+
+
 @pytest.fixture
 def ops(native):
     return library.ops()

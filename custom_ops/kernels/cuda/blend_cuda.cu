@@ -48,9 +48,12 @@ __device__ __forceinline__ Coefficients<typename V::C> CoefficientsOf(
   return result;
 }
 
+// Blocks that a multiprocessor should hold: the most that leave a thread enough registers.
 template <typename V>
-__global__ void __launch_bounds__(kThreads, sizeof(typename V::T) == 8 || V::kLanes == 8 ? 2 : 3)
-    Blend(Split split, Operands<V> operands) {
+constexpr int kBlocks = sizeof(typename V::T) == 8 || V::kLanes == 8 ? 2 : 3;
+
+template <typename V>
+__global__ void __launch_bounds__(kThreads, kBlocks<V>) Blend(Split split, Operands<V> operands) {
   using C = typename V::C;
   using T = typename V::T;
   using Step = Values<T, V::kWidth>;

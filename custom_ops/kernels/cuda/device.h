@@ -33,7 +33,9 @@ using Piece = uint4;  // What a thread can move at once.
 __device__ __forceinline__ float Widen(Half x) { return __half2float(x); }
 __device__ __forceinline__ float Widen(BFloat16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ void Narrow(float from, Half* to) { *to = __float2half_rn(from); }
-__device__ __forceinline__ void Narrow(float from, BFloat16* to) { *to = __float2bfloat16_rn(from); }
+__device__ __forceinline__ void Narrow(float from, BFloat16* to) {
+  *to = __float2bfloat16_rn(from);
+}
 
 // As instructions, because the compiler may take the copy of a structure apart.
 __device__ __forceinline__ Piece LoadPiece(const Piece* from) {
@@ -114,7 +116,9 @@ struct Values {
   }
   __device__ __forceinline__ void Load(const T* from) {
 #pragma unroll
-    for (int i = 0; i < kPieces; ++i) pieces[i] = LoadPiece(reinterpret_cast<const Piece*>(from) + i);
+    for (int i = 0; i < kPieces; ++i) {
+      pieces[i] = LoadPiece(reinterpret_cast<const Piece*>(from) + i);
+    }
   }
   __device__ __forceinline__ void Store(T* to) const {
 #pragma unroll

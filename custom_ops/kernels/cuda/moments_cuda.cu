@@ -33,7 +33,9 @@ struct MomentsState {
     count += other.count;
   }
 
-  __device__ __forceinline__ MomentsState<1> Lane(int i) const { return {count, {mean[i]}, {m2[i]}}; }
+  __device__ __forceinline__ MomentsState<1> Lane(int i) const {
+    return {count, {mean[i]}, {m2[i]}};
+  }
 };
 
 // Sums of up to 64 values of each lane around the first of them.

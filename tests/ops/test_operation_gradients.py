@@ -1,0 +1,50 @@
+"""Forward-mode differentiation, which asks for the gradients of single operations."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_norms
+from keras_norms.ops import fused, kernels
+
+
+@pytest.mark.parametrize("mask", [None, [True, True, False, True, True, True]])
+def test_forward_mode_agrees_with_differences(mask):
+    generator = np.random.default_rng(3)
+    x = tf.constant(generator.normal(size=(6, 4)))
+    tangent = tf.constant(generator.normal(size=(6, 4)))
+    layer = keras_norms.BatchNormalization(dtype="float64")
+    mask = None if mask is None else tf.constant(mask)
+    layer(x)
+
+    def training_output(x):
+        return layer(x, training=True, mask=mask)
+
+    with tf.autodiff.ForwardAccumulator(x, tangent) as accumulator:
+        y = training_output(x)
+    step = 1e-6
+    difference = training_output(x + step * tangent) - training_output(x - step * tangent)
+    np.testing.assert_allclose(accumulator.jvp(y), difference / (2.0 * step), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("segment_size", [None, 4])
+def test_an_operation_has_the_gradient_of_its_face(native, segment_size):
+    generator = np.random.default_rng(4)
+    vectors = (2, 3) if segment_size else (3,)
+    u, v = (tf.constant(generator.normal(size=(6, 3))) for _ in range(2))
+    a, b, c, center = (tf.constant(generator.normal(size=vectors)) for _ in range(4))
+    weights = tf.constant(generator.uniform(size=(6, 1)))
+    options = dict(axis=1, segment_size=segment_size, weights=weights)
+
+    def gradients(module):
+        inputs = [u, v, a, b, c, center]
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            _, mean, m2 = module.moments(v, **options)
+            sum_u, sum_uv = module.sums(u, v, center, weighted=True, **options)
+            y = module.blend(u, v, a=a, b=b, c=c, center=center, weighted=True, **options)
+            target = sum(tf.reduce_sum(tf.sin(value)) for value in (mean, m2, sum_u, sum_uv, y))
+        return tape.gradient(target, inputs)
+
+    for actual, expected in zip(gradients(fused), gradients(kernels), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-12)
