@@ -29,58 +29,118 @@ struct Columns {
   }
 };
 
-// The formula, the only copy on the CPU. `hides` says that the position has weight 0.
-template <bool kHasU, bool kHasV, typename F>
-inline F Blended(F u, F v, F a, F b, F c, F center, F weight, bool hides) {
-  F term = c;
-  if (kHasV) {
-    F difference = v - center;
-    if (hides) difference = difference - difference == 0 ? difference : F{0};
-    term += b * difference;
-  }
+// The formula, the only copy on the CPU; N is a number or a vector of them. `weight` weighs,
+// `hides` says where a v that is not finite is read as the centre.
+template <bool kHasU, bool kHasV, typename N, typename W, typename Hides>
+inline N Blended(const N& u, const N& v, const N& a, const N& b, const N& c, const N& center,
+                 const W& weight, const Hides& hides) {
+  N term = c;
+  if (kHasV) term += b * hides(v - center);
   term *= weight;
   return kHasU ? a * u + term : term;
 }
 
-// A row of n columns. The memory of y may be that of u or v, which the compiler is told to allow for.
-template <bool kHasU, bool kHasV, typename F>
-void BlendRow(const F* u, const F* v, int64_t n, F weight, bool hides, const Columns<F>& columns,
-              F* y) {
-  const F *a = columns.a, *b = columns.b, *c = columns.c, *center = columns.center;
-  if (hides || weight != 1) {
-#pragma GCC ivdep
-    for (int64_t j = 0; j < n; ++j) {
-      y[j] = Blended<kHasU, kHasV>(kHasU ? u[j] : F{0}, kHasV ? v[j] : F{0}, a[j], b[j], c[j],
-                                   center[j], weight, hides);
+template <typename N>
+inline N FiniteOrZero(const N& difference) {
+  return difference - difference == 0 ? difference : N{};
+}
+
+// Rows of a group of columns, `stride` elements apart. The memory of y may be that of u or v: a row
+// of a group is read before it is written.
+template <bool kHasU, bool kHasV, typename Group, typename T, typename F = Compute<T>>
+void BlendGroup(Group, const T* u, const T* v, int64_t stride, int64_t rows,
+                const Columns<F>& columns, int64_t column, T* y) {
+  using V = typename Group::Type;
+  V a[Group::kSize], b[Group::kSize], c[Group::kSize], center[Group::kSize];
+  for (int k = 0; k < Group::kSize; ++k) {
+    a[k] = Group::At(columns.a + column, k);
+    b[k] = Group::At(columns.b + column, k);
+    c[k] = Group::At(columns.c + column, k);
+    center[k] = Group::At(columns.center + column, k);
+  }
+  const auto keep = [](const V& difference) { return difference; };
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int k = 0; k < Group::kSize; ++k) {
+      const V us = kHasU ? Group::At(u + row * stride, k) : V{};
+      const V vs = kHasV ? Group::At(v + row * stride, k) : V{};
+      Group::Put(
+          Blended<kHasU, kHasV>(us, vs, a[k], b[k], c[k], center[k], F{1}, keep),
+          y + row * stride, k);
     }
+  }
+}
+
+// One row of n columns.
+template <bool kHasU, bool kHasV, typename T, typename F = Compute<T>>
+void BlendRow(const T* u, const T* v, int64_t n, F weight, bool hides, const Columns<F>& columns,
+              T* y) {
+  const auto blend = [&](auto group, int64_t j, const auto& hide) {
+    using G = decltype(group);
+    using V = typename G::Type;
+    const V us = kHasU ? G::At(u + j, 0) : V{}, vs = kHasV ? G::At(v + j, 0) : V{};
+    G::Put(Blended<kHasU, kHasV>(us, vs, G::At(columns.a + j, 0), G::At(columns.b + j, 0),
+                                 G::At(columns.c + j, 0), G::At(columns.center + j, 0), weight,
+                                 hide),
+           y + j, 0);
+  };
+  if (hides) {
+    ForEachGroup<F, 1>(n, [&](auto group, int64_t j) {
+      blend(group, j, [](const auto& difference) { return FiniteOrZero(difference); });
+    });
+  } else {
+    ForEachGroup<F, 1>(n, [&](auto group, int64_t j) {
+      blend(group, j, [](const auto& difference) { return difference; });
+    });
+  }
+}
+
+// Rows of n columns. A few columns stay in registers from row to row; wide rows are written one after
+// the other, since memory wants to be written from front to back.
+template <typename T, bool kHasU, bool kHasV, typename F = Compute<T>>
+void BlendMatrix(const T* u, const T* v, int64_t stride, int64_t rows, int64_t n, const F* weights,
+                 bool weighted, const Columns<F>& columns, T* y) {
+  // As many columns as the registers have room for, with four vectors each.
+  constexpr int kWide = kVectorBytes == 64 ? 4 : 2;
+  if (weights == nullptr && n <= kWide * kVectorSize<F>) {
+    ForEachGroup<F, kWide>(n, [&](auto group, int64_t j) {
+      BlendGroup<kHasU, kHasV>(group, kHasU ? u + j : nullptr, kHasV ? v + j : nullptr, stride,
+                               rows, columns, j, y + j);
+    });
     return;
   }
-#pragma GCC ivdep
-  for (int64_t j = 0; j < n; ++j) {
-    y[j] = Blended<kHasU, kHasV>(kHasU ? u[j] : F{0}, kHasV ? v[j] : F{0}, a[j], b[j], c[j],
-                                 center[j], F{1}, false);
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t offset = row * stride;
+    const bool hides = weights != nullptr && !(weights[row] > 0);
+    BlendRow<kHasU, kHasV>(kHasU ? u + offset : nullptr, kHasV ? v + offset : nullptr, n,
+                           weighted ? weights[row] : F{1}, hides, columns, y + offset);
   }
 }
 
 // n contiguous values of one channel, with a weight each or none.
-template <bool kHasU, bool kHasV, typename F>
-void BlendRun(const F* u, const F* v, int64_t n, const F* weights, bool weighted,
-              const Columns<F>& columns, int64_t column, F* y) {
+template <typename T, bool kHasU, bool kHasV, typename F = Compute<T>>
+void BlendPlane(const T* u, const T* v, int64_t n, const F* weights, bool weighted,
+                const Columns<F>& columns, int64_t column, T* y) {
   const F a = columns.a[column], b = columns.b[column], c = columns.c[column];
   const F center = columns.center[column];
-  if (weights == nullptr) {
-#pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) {
-      y[i] = Blended<kHasU, kHasV>(kHasU ? u[i] : F{0}, kHasV ? v[i] : F{0}, a, b, c, center, F{1},
-                                   false);
+  ForEachGroup<F, 1>(n, [&](auto group, int64_t i) {
+    using G = decltype(group);
+    using V = typename G::Type;
+    const V us = kHasU ? G::At(u + i, 0) : V{}, vs = kHasV ? G::At(v + i, 0) : V{};
+    V weight = V{} + 1;
+    if (weights == nullptr) {
+      const auto keep = [](const V& difference) { return difference; };
+      G::Put(Blended<kHasU, kHasV>(us, vs, V{} + a, V{} + b, V{} + c, V{} + center, weight, keep),
+             y + i, 0);
+      return;
     }
-    return;
-  }
-#pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) {
-    y[i] = Blended<kHasU, kHasV>(kHasU ? u[i] : F{0}, kHasV ? v[i] : F{0}, a, b, c, center,
-                                 weighted ? weights[i] : F{1}, !(weights[i] > 0));
-  }
+    const V own = G::At(weights + i, 0);
+    if (weighted) weight = own;
+    const auto hide = [&](const V& difference) {
+      return own > 0 ? difference : FiniteOrZero(difference);
+    };
+    G::Put(Blended<kHasU, kHasV>(us, vs, V{} + a, V{} + b, V{} + c, V{} + center, weight, hide),
+           y + i, 0);
+  });
 }
 
 template <typename T, bool kHasU, bool kHasV, typename F = Compute<T>>
@@ -91,38 +151,28 @@ void BlendUnit(const BlendArguments& arguments, const Plan& plan, const Unit& un
   const F* weights = static_cast<const F*>(arguments.weights);
   const bool weighted = arguments.weighted && weights != nullptr;
   const Columns<F> columns(arguments, plan, unit);
-  F buffer_u[kTile], buffer_v[kTile], buffer_y[kTile];
-  // Unpacks, computes and packs up to kTile values.
-  const auto run = [&](int64_t offset, int64_t n, const auto& compute) {
-    F* target = Target(y + offset, buffer_y);
-    compute(kHasU ? Unpack(u + offset, n, buffer_u) : nullptr,
-            kHasV ? Unpack(v + offset, n, buffer_v) : nullptr, target);
-    Pack(target, n, y + offset);
+  const auto weights_at = [&](int64_t row) {
+    return weights == nullptr ? nullptr : weights + plan.weight_offset(unit, row);
   };
+  const auto u_at = [&](int64_t offset) { return kHasU ? u + offset : nullptr; };
+  const auto v_at = [&](int64_t offset) { return kHasV ? v + offset : nullptr; };
   if (plan.layout.inner == 1) {
-    const auto row = [&](int64_t r, int64_t n) {
-      const F own = weights == nullptr ? F{1} : weights[plan.weight_offset(unit, r)];
-      run(plan.offset(unit, r), n, [&](const F* us, const F* vs, F* ys) {
-        BlendRow<kHasU, kHasV>(us, vs, n, weighted ? own : F{1}, !(own > 0), columns, ys);
-      });
-    };
-    for (int64_t r = 0; r < unit.rows; ++r) row(unit.first_row + r, unit.columns);
-    if (unit.tail_columns > 0) row(unit.tail_row, unit.tail_columns);
+    int64_t offset = plan.offset(unit, unit.first_row);
+    BlendMatrix<T, kHasU, kHasV, F>(u_at(offset), v_at(offset), plan.columns, unit.rows,
+                                    unit.columns, weights_at(unit.first_row), weighted, columns,
+                                    y + offset);
+    offset = plan.offset(unit, unit.tail_row);
+    if (unit.tail_columns > 0) {
+      BlendMatrix<T, kHasU, kHasV, F>(u_at(offset), v_at(offset), 0, 1, unit.tail_columns, nullptr,
+                                      false, columns, y + offset);
+    }
     return;
   }
-  constexpr int64_t kRun = sizeof(T) == sizeof(F) ? INT64_MAX : kTile;
   for (int64_t r = unit.first_row; r < unit.first_row + unit.rows; ++r) {
-    const F* own = weights == nullptr ? nullptr : weights + plan.weight_offset(unit, r);
     for (int64_t j = 0; j < unit.columns; ++j) {
-      const int64_t first = plan.offset(unit, r) + j * plan.layout.inner;
-      for (int64_t i = 0; i < unit.inner; i += kTile) {
-        const int64_t n = Min(kRun, unit.inner - i);
-        run(first + i, n, [&](const F* us, const F* vs, F* ys) {
-          BlendRun<kHasU, kHasV>(us, vs, n, own == nullptr ? nullptr : own + i, weighted, columns,
-                                 j, ys);
-        });
-        if (n == unit.inner - i) break;
-      }
+      const int64_t offset = plan.offset(unit, r) + j * plan.layout.inner;
+      BlendPlane<T, kHasU, kHasV, F>(u_at(offset), v_at(offset), unit.inner, weights_at(r),
+                                     weighted, columns, j, y + offset);
     }
   }
 }

@@ -34,83 +34,88 @@ struct Partial {
   }
 };
 
-// Adds kRows rows of n columns around the shift; with weights, a row at a time.
-template <int kRows, typename F>
-void AddRows(const F* const* rows, int64_t n, F weight, const F* shift, F* sum, F* square) {
-  const F *x0 = rows[0], *x1 = rows[kRows / 3], *x2 = rows[kRows / 2], *x3 = rows[kRows - 1];
-#pragma GCC ivdep
-  for (int64_t j = 0; j < n; ++j) {
-    const F d0 = x0[j] - shift[j];
-    if (kRows == 1) {
-      sum[j] += weight * d0;
-      square[j] += weight * d0 * d0;
-    } else {
-      const F d1 = x1[j] - shift[j], d2 = x2[j] - shift[j], d3 = x3[j] - shift[j];
-      sum[j] += (d0 + d1) + (d2 + d3);
-      square[j] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
+// The row of the block with the largest weight; the first without weights.
+template <typename F>
+int64_t Heaviest(const F* weights, int64_t begin, int64_t end) {
+  int64_t heaviest = begin;
+  for (int64_t row = begin; weights != nullptr && row < end; ++row) {
+    if (weights[row] > weights[heaviest]) heaviest = row;
+  }
+  return heaviest;
+}
+
+// Rows begin to end of a group of columns, `stride` elements apart, around one of these rows.
+template <typename Group, typename T, typename F = Compute<T>>
+void AddGroup(Group, const T* x, int64_t stride, int64_t begin, int64_t end, const F* weights,
+              int64_t heaviest, Partial partial, int64_t column) {
+  using V = typename Group::Type;
+  V shift[Group::kSize], sum[Group::kSize] = {}, square[Group::kSize] = {};
+  for (int k = 0; k < Group::kSize; ++k) shift[k] = Group::At(x + heaviest * stride, k);
+  double count = static_cast<double>(end - begin);
+  if (weights == nullptr) {
+    for (int64_t row = begin; row < end; ++row) {
+      for (int k = 0; k < Group::kSize; ++k) {
+        const V d = Group::At(x + row * stride, k) - shift[k];
+        sum[k] += d;
+        square[k] += d * d;
+      }
     }
+  } else {
+    count = 0.0;
+    for (int64_t row = begin; row < end; ++row) {
+      const F weight = weights[row];
+      if (!(weight > 0)) continue;
+      count += static_cast<double>(weight);
+      for (int k = 0; k < Group::kSize; ++k) {
+        const V d = Group::At(x + row * stride, k) - shift[k];
+        sum[k] += weight * d;
+        square[k] += weight * d * d;
+      }
+    }
+  }
+  F shifts[Group::kColumns], sums[Group::kColumns], squares[Group::kColumns];
+  memcpy(shifts, shift, sizeof shifts);
+  memcpy(sums, sum, sizeof sums);
+  memcpy(squares, square, sizeof squares);
+  for (int i = 0; i < Group::kColumns; ++i) {
+    partial.Add(column + i, count, shifts[i], sums[i], squares[i]);
   }
 }
 
-// Rows of n columns, `stride` elements apart, with one weight a row or none.
+// Rows of n columns, with one weight a row or none.
 template <typename T, typename F = Compute<T>>
 void AddMatrix(const T* x, int64_t stride, int64_t rows, int64_t n, const F* weights,
                Partial partial) {
-  F shift[kTile], sum[kTile], square[kTile], buffer[4][kTile];
   for (int64_t begin = 0; begin < rows; begin += kBlockRows) {
     const int64_t end = Min(begin + kBlockRows, rows);
-    int64_t heaviest = begin;
-    for (int64_t row = begin; weights != nullptr && row < end; ++row) {
-      if (weights[row] > weights[heaviest]) heaviest = row;
-    }
+    const int64_t heaviest = Heaviest(weights, begin, end);
     if (weights != nullptr && !(weights[heaviest] > 0)) continue;
-    const F* near = Unpack(x + heaviest * stride, n, buffer[0]);
-    for (int64_t j = 0; j < n; ++j) {
-      shift[j] = near[j];
-      sum[j] = square[j] = 0;
-    }
-    double count = 0.0;
-    for (int64_t row = begin; row < end;) {
-      const F* unpacked[4];
-      if (weights == nullptr && row + 4 <= end) {
-        for (int i = 0; i < 4; ++i) unpacked[i] = Unpack(x + (row + i) * stride, n, buffer[i]);
-        AddRows<4>(unpacked, n, F{1}, shift, sum, square);
-        count += 4.0;
-        row += 4;
-        continue;
-      }
-      const F weight = weights == nullptr ? F{1} : weights[row];
-      if (weight > 0) {
-        unpacked[0] = Unpack(x + row * stride, n, buffer[0]);
-        AddRows<1>(unpacked, n, weight, shift, sum, square);
-        count += static_cast<double>(weight);
-      }
-      ++row;
-    }
-    for (int64_t j = 0; j < n; ++j) partial.Add(j, count, shift[j], sum[j], square[j]);
+    ForEachGroup<F, 4>(n, [&](auto group, int64_t j) {
+      AddGroup(group, x + j, stride, begin, end, weights, heaviest, partial, j);
+    });
   }
 }
 
 // The mean of the first values of a block, a shift near enough to all of them.
-template <typename F>
-F FirstMean(const F* values, int64_t n) {
-  Lanes<F> sum;
+template <typename T, typename F = Compute<T>>
+F FirstMean(const T* values, int64_t n) {
   if (n >= Lanes<F>::kSize) {
-    for (int k = 0; k < 2; ++k) sum.vectors[k] = LoadVector<F>(values + k * kVectorSize<F>);
+    Lanes<F> sum;
+    for (int k = 0; k < 2; ++k) sum.vectors[k] = LoadVector(values + k * kVectorSize<F>);
     return static_cast<F>(sum.total() / Lanes<F>::kSize);
   }
   double total = 0.0;
-  for (int64_t i = 0; i < n; ++i) total += static_cast<double>(values[i]);
+  for (int64_t i = 0; i < n; ++i) total += static_cast<double>(Load(values + i));
   return static_cast<F>(total / static_cast<double>(n));
 }
 
-template <typename F>
-F WeightedMean(const F* values, const F* weights, int64_t n, double* count) {
+template <typename T, typename F>
+F WeightedMean(const T* values, const F* weights, int64_t n, double* count) {
   double total = 0.0;
   *count = 0.0;
   for (int64_t i = 0; i < n; ++i) {
     const double weight = static_cast<double>(weights[i]);
-    total += weight > 0 ? weight * static_cast<double>(values[i]) : 0.0;
+    total += weight > 0 ? weight * static_cast<double>(Load(values + i)) : 0.0;
     *count += weight;
   }
   return static_cast<F>(*count == 0.0 ? 0.0 : total / *count);
@@ -121,24 +126,23 @@ template <typename T, typename F = Compute<T>>
 void AddPlane(const T* x, int64_t n, const F* weights, Partial partial, int64_t column) {
   constexpr int kStep = Lanes<F>::kSize;
   constexpr int64_t kBlock = kStep * kBlockRows;
-  F buffer[kBlock], rest[kStep], rest_weights[kStep];
   for (int64_t begin = 0; begin < n; begin += kBlock) {
     const int64_t size = Min(kBlock, n - begin);
-    const F* block = Unpack(x + begin, size, buffer);
+    const T* block = x + begin;
     const F* w = weights == nullptr ? nullptr : weights + begin;
     double count = static_cast<double>(size);
     const F shift = w == nullptr ? FirstMean(block, size) : WeightedMean(block, w, size, &count);
     if (count == 0.0) continue;
 
     Lanes<F> sum, square;
-    const auto add = [&](const F* values, const F* value_weights) {
+    const auto add = [&](const auto* values, const F* value_weights) {
       for (int k = 0; k < 2; ++k) {
-        const Vector<F> d = LoadVector<F>(values + k * kVectorSize<F>) - shift;
+        const Vector<F> d = LoadVector(values + k * kVectorSize<F>) - shift;
         if (value_weights == nullptr) {
           sum.vectors[k] += d;
           square.vectors[k] += d * d;
         } else {
-          const Vector<F> weight = LoadVector<F>(value_weights + k * kVectorSize<F>);
+          const Vector<F> weight = LoadVector(value_weights + k * kVectorSize<F>);
           const Vector<F> seen = weight > 0 ? d : Vector<F>{};
           sum.vectors[k] += weight * seen;
           square.vectors[k] += weight * seen * seen;
@@ -148,9 +152,9 @@ void AddPlane(const T* x, int64_t n, const F* weights, Partial partial, int64_t 
     int64_t i = 0;
     for (; i + kStep <= size; i += kStep) add(block + i, w == nullptr ? nullptr : w + i);
     if (i < size) {  // What is missing of a whole step is filled with the shift, which adds 0.
+      F rest[kStep], rest_weights[kStep] = {};
       for (int j = 0; j < kStep; ++j) rest[j] = shift;
-      for (int j = 0; j < kStep; ++j) rest_weights[j] = 0;
-      memcpy(rest, block + i, (size - i) * sizeof(F));
+      for (int j = 0; i + j < size; ++j) rest[j] = Load(block + i + j);
       if (w != nullptr) memcpy(rest_weights, w + i, (size - i) * sizeof(F));
       add(rest, w == nullptr ? nullptr : rest_weights);
     }

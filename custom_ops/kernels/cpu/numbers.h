@@ -1,8 +1,7 @@
 // Element types and how a run of them becomes numbers to compute with, and back.
 //
-// float16 and bfloat16 are computed in float32: a tile of a few hundred values is unpacked into a
-// buffer in the first-level cache, so every loop of the kernels exists for float and double only.
-// Compiled once per instruction set, in the namespace of that level.
+// float16 and bfloat16 are computed in float32; they are converted on their way into a register and
+// out of it. Compiled once per instruction set, in the namespace of that level.
 
 #ifndef KERAS_NORMS_KERNELS_CPU_NUMBERS_H_
 #define KERAS_NORMS_KERNELS_CPU_NUMBERS_H_
@@ -76,11 +75,6 @@ struct Lanes {
   }
 };
 
-template <typename F>
-inline Vector<F> LoadVector(const F* values) {
-  return *reinterpret_cast<const Vector<F>*>(values);
-}
-
 inline float BitsToFloat(uint32_t bits) {
   float value;
   memcpy(&value, &bits, sizeof value);
@@ -125,51 +119,117 @@ inline Half ToHalf(float value) {
   return {static_cast<uint16_t>(sign | half)};
 }
 
-// The n values at `values` as numbers: where they are, or unpacked into `buffer`.
-inline const float* Unpack(const float* values, int64_t, float*) { return values; }
-inline const double* Unpack(const double* values, int64_t, double*) { return values; }
+inline float Load(const float* value) { return *value; }
+inline double Load(const double* value) { return *value; }
+inline float Load(const Half* value) { return ToFloat(*value); }
+inline float Load(const BFloat16* value) { return ToFloat(*value); }
 
-inline const float* Unpack(const BFloat16* values, int64_t n, float* buffer) {
-  for (int64_t i = 0; i < n; ++i) buffer[i] = ToFloat(values[i]);
-  return buffer;
+inline void Store(float result, float* value) { *value = result; }
+inline void Store(double result, double* value) { *value = result; }
+inline void Store(float result, Half* value) { *value = ToHalf(result); }
+inline void Store(float result, BFloat16* value) { *value = ToBFloat16(result); }
+
+inline Vector<float> LoadVector(const float* values) {
+  return *reinterpret_cast<const Vector<float>*>(values);
+}
+inline Vector<double> LoadVector(const double* values) {
+  return *reinterpret_cast<const Vector<double>*>(values);
+}
+inline void StoreVector(const Vector<float>& results, float* values) {
+  *reinterpret_cast<Vector<float>*>(values) = results;
+}
+inline void StoreVector(const Vector<double>& results, double* values) {
+  *reinterpret_cast<Vector<double>*>(values) = results;
 }
 
-inline const float* Unpack(const Half* values, int64_t n, float* buffer) {
-  int64_t i = 0;
-#if defined(__F16C__)
-  for (; i + 8 <= n; i += 8) {
-    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values + i));
-    _mm256_storeu_ps(buffer + i, _mm256_cvtph_ps(bits));
-  }
+typedef uint16_t Bits16 __attribute__((vector_size(kVectorBytes / 2), aligned(2), may_alias));
+typedef uint32_t Bits32 __attribute__((vector_size(kVectorBytes)));
+
+inline Vector<float> LoadVector(const BFloat16* values) {
+  const Bits16 bits = *reinterpret_cast<const Bits16*>(values);
+  return (Vector<float>)(__builtin_convertvector(bits, Bits32) << 16);
+}
+inline void StoreVector(const Vector<float>& results, BFloat16* values) {
+  const Bits32 bits = (Bits32)results;
+  const Bits32 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Bits32 nan = (bits >> 16) | 0x40;
+  const Bits32 halves = (bits & 0x7fffffff) > 0x7f800000 ? nan : rounded;
+  *reinterpret_cast<Bits16*>(values) = __builtin_convertvector(halves, Bits16);
+}
+
+#if defined(__AVX512F__)
+// With a mask of ones: the plain intrinsics make GCC 12 warn of a value that is not set.
+inline Vector<float> LoadVector(const Half* values) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
+  return (Vector<float>)_mm512_maskz_cvtph_ps(0xffff, bits);
+}
+inline void StoreVector(const Vector<float>& results, Half* values) {
+  const __m256i bits =
+      _mm512_maskz_cvtps_ph(0xffff, (__m512)results, _MM_FROUND_TO_NEAREST_INT);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(values), bits);
+}
+#elif defined(__F16C__)
+inline Vector<float> LoadVector(const Half* values) {
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values));
+  return (Vector<float>)_mm256_cvtph_ps(bits);
+}
+inline void StoreVector(const Vector<float>& results, Half* values) {
+  const __m128i bits = _mm256_cvtps_ph((__m256)results, _MM_FROUND_TO_NEAREST_INT);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(values), bits);
+}
+#else
+inline Vector<float> LoadVector(const Half* values) {
+  Vector<float> results;
+  for (int i = 0; i < kVectorSize<float>; ++i) results[i] = ToFloat(values[i]);
+  return results;
+}
+inline void StoreVector(const Vector<float>& results, Half* values) {
+  for (int i = 0; i < kVectorSize<float>; ++i) values[i] = ToHalf(results[i]);
+}
 #endif
-  for (; i < n; ++i) buffer[i] = ToFloat(values[i]);
-  return buffer;
-}
 
-// Where to compute n results that belong at `values`, and how they get there.
-inline float* Target(float* values, float*) { return values; }
-inline double* Target(double* values, double*) { return values; }
-template <typename T>
-float* Target(T*, float* buffer) {
-  return buffer;
-}
+// Vectors, or single numbers where less than a vector of columns is left over.
+template <typename F, int kLanes>
+struct Numbers {
+  typedef Vector<F> Type;
+};
+template <typename F>
+struct Numbers<F, 1> {
+  typedef F Type;
+};
 
-inline void Pack(const float*, int64_t, float*) {}
-inline void Pack(const double*, int64_t, double*) {}
-
-inline void Pack(const float* results, int64_t n, BFloat16* values) {
-  for (int64_t i = 0; i < n; ++i) values[i] = ToBFloat16(results[i]);
-}
-
-inline void Pack(const float* results, int64_t n, Half* values) {
-  int64_t i = 0;
-#if defined(__F16C__)
-  for (; i + 8 <= n; i += 8) {
-    const __m128i bits = _mm256_cvtps_ph(_mm256_loadu_ps(results + i), _MM_FROUND_TO_NEAREST_INT);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(values + i), bits);
+// Neighbouring columns that a loop over rows keeps in kCount registers.
+template <typename F, int kCount, int kLanes>
+struct Group {
+  typedef typename Numbers<F, kLanes>::Type Type;
+  static constexpr int kSize = kCount;             // Registers.
+  static constexpr int kColumns = kCount * kLanes;
+  template <typename T>
+  static Type At(const T* values, int k) {
+    if constexpr (kLanes == 1) {
+      return Load(values + k);
+    } else {
+      return LoadVector(values + k * kLanes);
+    }
   }
-#endif
-  for (; i < n; ++i) values[i] = ToHalf(results[i]);
+  template <typename T>
+  static void Put(const Type& results, T* values, int k) {
+    if constexpr (kLanes == 1) {
+      Store(results, values + k);
+    } else {
+      StoreVector(results, values + k * kLanes);
+    }
+  }
+};
+
+// Calls body(group, column) for n columns: kWide vectors at a time, then one, then single numbers.
+template <typename F, int kWide, typename Body>
+void ForEachGroup(int64_t n, const Body& body) {
+  constexpr int kLanes = kVectorSize<F>;
+  int64_t j = 0;
+  for (; j + kWide * kLanes <= n; j += kWide * kLanes) body(Group<F, kWide, kLanes>(), j);
+  for (; j + kLanes <= n; j += kLanes) body(Group<F, 1, kLanes>(), j);
+  for (; j < n; ++j) body(Group<F, 1, 1>(), j);
 }
 
 // Calls function(T{}) with the element type that `dtype` names.

@@ -22,67 +22,50 @@ struct Partial {
   }
 };
 
-// Adds kRows rows of n columns to both sums. `hides` says that the row has weight 0.
-template <int kRows, bool kHasV, typename F>
-void AddRows(const F* const* u, const F* const* v, int64_t n, F weight, bool hides, const F* center,
-             F* sum_u, F* sum_uv) {
-  if (hides) {
-    for (int64_t j = 0; j < n; ++j) {
-      const F value = weight * u[0][j];
-      sum_u[j] += value;
+// Rows begin to end of a group of columns, `stride` elements apart.
+template <bool kHasV, typename Group, typename T, typename F = Compute<T>>
+void AddGroup(Group, const T* u, const T* v, int64_t stride, int64_t begin, int64_t end,
+              const F* weights, bool weighted, const F* centers, Partial partial, int64_t column) {
+  using V = typename Group::Type;
+  V center[Group::kSize], sum_u[Group::kSize] = {}, sum_uv[Group::kSize] = {};
+  for (int k = 0; k < Group::kSize; ++k) center[k] = Group::At(centers, k);
+  for (int64_t row = begin; row < end; ++row) {
+    const bool hides = weights != nullptr && !(weights[row] > 0);
+    for (int k = 0; k < Group::kSize; ++k) {
+      V value = Group::At(u + row * stride, k);
+      if (weighted) value *= weights[row];
+      sum_u[k] += value;
       if (!kHasV) continue;
-      const F difference = v[0][j] - center[j];
-      sum_uv[j] += value * (difference - difference == 0 ? difference : F{0});
+      V difference = Group::At(v + row * stride, k) - center[k];
+      if (hides) difference = difference - difference == 0 ? difference : V{};
+      sum_uv[k] += value * difference;
     }
-    return;
   }
-  const F *u0 = u[0], *u1 = u[kRows / 3], *u2 = u[kRows / 2], *u3 = u[kRows - 1];
-  const F *v0 = v[0], *v1 = v[kRows / 3], *v2 = v[kRows / 2], *v3 = v[kRows - 1];
-#pragma GCC ivdep
-  for (int64_t j = 0; j < n; ++j) {
-    if (kRows == 1) {
-      const F value = weight * u0[j];
-      sum_u[j] += value;
-      if (kHasV) sum_uv[j] += value * (v0[j] - center[j]);
-    } else {
-      sum_u[j] += (u0[j] + u1[j]) + (u2[j] + u3[j]);
-      if (kHasV) {
-        sum_uv[j] += (u0[j] * (v0[j] - center[j]) + u1[j] * (v1[j] - center[j])) +
-                     (u2[j] * (v2[j] - center[j]) + u3[j] * (v3[j] - center[j]));
-      }
-    }
+  F sums_u[Group::kColumns], sums_uv[Group::kColumns];
+  memcpy(sums_u, sum_u, sizeof sums_u);
+  memcpy(sums_uv, sum_uv, sizeof sums_uv);
+  for (int i = 0; i < Group::kColumns; ++i) {
+    partial.u[column + i] += static_cast<double>(sums_u[i]);
+    if (kHasV) partial.uv[column + i] += static_cast<double>(sums_uv[i]);
   }
 }
 
+// Rows of n columns, with one weight a row or none.
 template <typename T, bool kHasV, typename F = Compute<T>>
 void AddMatrix(const T* u, const T* v, int64_t stride, int64_t rows, int64_t n, const F* weights,
                bool weighted, const F* center, Partial partial) {
-  F sum_u[kTile], sum_uv[kTile], buffer_u[4][kTile], buffer_v[4][kTile];
   for (int64_t begin = 0; begin < rows; begin += kBlockRows) {
     const int64_t end = Min(begin + kBlockRows, rows);
-    for (int64_t j = 0; j < n; ++j) sum_u[j] = sum_uv[j] = 0;
-    const F *rows_u[4] = {}, *rows_v[4] = {};
-    const auto unpack = [&](int64_t row, int i) {
-      rows_u[i] = Unpack(u + row * stride, n, buffer_u[i]);
-      if (kHasV) rows_v[i] = Unpack(v + row * stride, n, buffer_v[i]);
-    };
-    for (int64_t row = begin; row < end;) {
-      if (weights == nullptr && row + 4 <= end) {
-        for (int i = 0; i < 4; ++i) unpack(row + i, i);
-        AddRows<4, kHasV>(rows_u, rows_v, n, F{1}, false, center, sum_u, sum_uv);
-        row += 4;
-        continue;
+    ForEachGroup<F, 4>(n, [&](auto group, int64_t j) {
+      const T* v_there = kHasV ? v + j : nullptr;
+      if (weights == nullptr) {  // Known to the compiler: nothing to ask for in the loop.
+        AddGroup<kHasV>(group, u + j, v_there, stride, begin, end, static_cast<const F*>(nullptr),
+                        false, center + j, partial, j);
+      } else {
+        AddGroup<kHasV>(group, u + j, v_there, stride, begin, end, weights, weighted, center + j,
+                        partial, j);
       }
-      unpack(row, 0);
-      const bool hides = weights != nullptr && !(weights[row] > 0);
-      const F weight = weighted ? weights[row] : F{1};
-      AddRows<1, kHasV>(rows_u, rows_v, n, weight, hides, center, sum_u, sum_uv);
-      ++row;
-    }
-    for (int64_t j = 0; j < n; ++j) {
-      partial.u[j] += static_cast<double>(sum_u[j]);
-      if (kHasV) partial.uv[j] += static_cast<double>(sum_uv[j]);
-    }
+    });
   }
 }
 
@@ -92,20 +75,19 @@ void AddPlane(const T* u, const T* v, int64_t n, const F* weights, bool weighted
               Partial partial, int64_t column) {
   constexpr int kStep = Lanes<F>::kSize;
   constexpr int64_t kBlock = kStep * kBlockRows;
-  F buffer_u[kBlock], buffer_v[kBlock], rest_u[kStep], rest_v[kStep], rest_weights[kStep];
   for (int64_t begin = 0; begin < n; begin += kBlock) {
     const int64_t size = Min(kBlock, n - begin);
-    const F* block_u = Unpack(u + begin, size, buffer_u);
-    const F* block_v = kHasV ? Unpack(v + begin, size, buffer_v) : nullptr;
+    const T* block_u = u + begin;
+    const T* block_v = kHasV ? v + begin : nullptr;
     const F* w = weights == nullptr ? nullptr : weights + begin;
     Lanes<F> sum_u, sum_uv;
-    const auto add = [&](const F* us, const F* vs, const F* ws) {
+    const auto add = [&](const auto* us, const auto* vs, const F* ws) {
       for (int k = 0; k < 2; ++k) {
         const int at = k * kVectorSize<F>;
-        Vector<F> value = LoadVector<F>(us + at), difference = {};
-        if (kHasV) difference = LoadVector<F>(vs + at) - center;
+        Vector<F> value = LoadVector(us + at), difference = {};
+        if (kHasV) difference = LoadVector(vs + at) - center;
         if (ws != nullptr) {
-          const Vector<F> weight = LoadVector<F>(ws + at);
+          const Vector<F> weight = LoadVector(ws + at);
           const Vector<F> finite = difference - difference == 0 ? difference : Vector<F>{};
           if (weighted) value *= weight;
           difference = weight > 0 ? difference : finite;
@@ -119,11 +101,10 @@ void AddPlane(const T* u, const T* v, int64_t n, const F* weights, bool weighted
       add(block_u + i, kHasV ? block_v + i : nullptr, w == nullptr ? nullptr : w + i);
     }
     if (i < size) {  // What is missing of a whole step is filled with what adds 0.
-      for (int j = 0; j < kStep; ++j) rest_u[j] = 0;
+      F rest_u[kStep] = {}, rest_v[kStep], rest_weights[kStep] = {};
       for (int j = 0; j < kStep; ++j) rest_v[j] = center;
-      for (int j = 0; j < kStep; ++j) rest_weights[j] = 0;
-      memcpy(rest_u, block_u + i, (size - i) * sizeof(F));
-      if (kHasV) memcpy(rest_v, block_v + i, (size - i) * sizeof(F));
+      for (int j = 0; i + j < size; ++j) rest_u[j] = Load(block_u + i + j);
+      for (int j = 0; kHasV && i + j < size; ++j) rest_v[j] = Load(block_v + i + j);
       if (w != nullptr) memcpy(rest_weights, w + i, (size - i) * sizeof(F));
       add(rest_u, rest_v, w == nullptr ? nullptr : rest_weights);
     }
