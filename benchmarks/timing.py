@@ -1,8 +1,8 @@
 """Interleaved timing of contenders, and the header that says where it was done.
 
-Contenders take turns within one process, one timed call each, so that a machine that
-slows down for a while slows all of them down. Medians are reported with the quartiles,
-and a ratio is the median of the ratios of calls in the same round.
+Contenders take turns within one process, one timed call each and in a new order each round, so
+that a machine that slows down for a while slows all of them down. Medians are reported with
+the quartiles, and a ratio is the median of the ratios of calls in the same round.
 """
 
 import os
@@ -56,8 +56,12 @@ def interleaved(contenders, repeats, warmup=3):
         for contender in contenders.values():
             np.asarray(contender())
     seconds = {name: [] for name in contenders}
+    generator = np.random.default_rng(0)
     for _ in range(repeats):
-        for name, contender in contenders.items():
+        # In a new order each time: nobody always comes after the one who leaves the caches cold
+        # or threads spinning.
+        for name in generator.permutation(list(contenders)):
+            contender = contenders[name]
             start = time.perf_counter()
             np.asarray(contender())
             seconds[name].append(time.perf_counter() - start)

@@ -94,8 +94,8 @@ void BlendRow(const T* u, const T* v, int64_t n, F weight, bool hides, const Col
   }
 }
 
-// Rows of n columns. A few columns stay in registers from row to row; wide rows are written one after
-// the other, since memory wants to be written from front to back.
+// Rows of n columns. A few columns stay in registers from row to row; wide rows are written one
+// after the other, since memory wants to be written from front to back.
 template <typename T, bool kHasU, bool kHasV, typename F = Compute<T>>
 void BlendMatrix(const T* u, const T* v, int64_t stride, int64_t rows, int64_t n, const F* weights,
                  bool weighted, const Columns<F>& columns, T* y) {

@@ -1,7 +1,8 @@
 // Moments on the CPU. A unit of work (plan.h) sums its values in blocks: within a block in the
 // compute type around a shift that is a value of the block (the one of largest weight), or the mean
-// of some; so what cancels is at most the length of the block times the variance. Blocks are then moved to one shift
-// per unit and channel, and units to one per channel, in float64 and in a fixed order.
+// of some; so what cancels is at most the length of the block times the variance. Blocks are then
+// moved to one shift per unit and channel, and units to one per channel, in float64 and in a fixed
+// order.
 
 #include "../moments.h"
 
@@ -172,7 +173,8 @@ void AddUnit(const MomentsArguments& arguments, const Plan& plan, const Unit& un
   };
   if (plan.layout.inner == 1) {
     const T* first = x + plan.offset(unit, unit.first_row);
-    AddMatrix<T, F>(first, plan.columns, unit.rows, unit.columns, weights_at(unit.first_row), partial);
+    AddMatrix<T, F>(first, plan.columns, unit.rows, unit.columns, weights_at(unit.first_row),
+                    partial);
     const T* tail = x + plan.offset(unit, unit.tail_row);
     if (unit.tail_columns > 0) AddMatrix<T, F>(tail, 0, 1, unit.tail_columns, nullptr, partial);
     return;

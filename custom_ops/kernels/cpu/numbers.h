@@ -58,7 +58,7 @@ using Vector = typename VectorOf<F>::Type;
 template <typename F>
 constexpr int kVectorSize = kVectorBytes / sizeof(F);
 
-// Sums of as many columns as two registers hold: two, so that an addition need not wait for the last.
+// Sums of as many columns as two registers hold; two, so that additions need not wait in line.
 template <typename F>
 struct Lanes {
   static constexpr int kSize = 2 * kVectorSize<F>;

@@ -14,7 +14,7 @@
 namespace keras_norms {
 namespace KERAS_NORMS_LEVEL {
 
-constexpr int kTile = 512;      // Columns (or channels) of a unit at most; buffers lie on the stack.
+constexpr int kTile = 512;      // Columns (or channels) of a unit at most; they lie on the stack.
 constexpr int kBlockRows = 64;  // Values that are summed in float32 before they enter float64 sums.
 
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -1,5 +1,5 @@
-// Sums on the CPU. A unit of work (plan.h) adds products in the compute type over blocks of 64 rows,
-// or of 64 steps of a plane, and blocks and units in float64 in a fixed order.
+// Sums on the CPU. A unit of work (plan.h) adds products in the compute type over blocks of 64
+// rows, or of 64 steps of a plane, and blocks and units in float64 in a fixed order.
 
 #include "../sums.h"
 
@@ -134,16 +134,16 @@ void AddUnit(const SumsArguments& arguments, const Plan& plan, const Unit& unit,
                         weights_at(unit.first_row), weighted, center, partial);
     offset = plan.offset(unit, unit.tail_row);
     if (unit.tail_columns > 0) {
-      AddMatrix<T, kHasV, F>(u + offset, v_at(offset), 0, 1, unit.tail_columns, nullptr, false, center,
-                          partial);
+      AddMatrix<T, kHasV, F>(u + offset, v_at(offset), 0, 1, unit.tail_columns, nullptr, false,
+                             center, partial);
     }
     return;
   }
   for (int64_t r = unit.first_row; r < unit.first_row + unit.rows; ++r) {
     for (int64_t j = 0; j < unit.columns; ++j) {
       const int64_t offset = plan.offset(unit, r) + j * plan.layout.inner;
-      AddPlane<T, kHasV, F>(u + offset, v_at(offset), unit.inner, weights_at(r), weighted, center[j],
-                         partial, j);
+      AddPlane<T, kHasV, F>(u + offset, v_at(offset), unit.inner, weights_at(r), weighted,
+                            center[j], partial, j);
     }
   }
 }
