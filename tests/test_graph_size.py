@@ -1,64 +1,21 @@
-"""What a layer adds to the graph of a training step, where each kernel is one operation."""
-
-import types
+"""What a layer on the compiled library adds to the graph of a training step."""
 
 import pytest
 import tensorflow as tf
 
 import keras_norms
-from keras_norms.ops import kernels
-from keras_norms.statistics import moments, normalize
 
 # Bookkeeping, for which nothing runs.
 FREE = {"Const", "Identity", "IdentityN", "NoOp", "Placeholder"}
-KERNEL = "PyFuncStateless"
+PASSES = ["KerasNorms>Moments", "KerasNorms>Blend", "KerasNorms>Sums", "KerasNorms>Blend"]
 SHAPE = (16, 8, 8, 4)
 
 
-def one_operation(like, vectors, *tensors):
-    """A kernel's place in a graph; it is traced and never run."""
-    dtypes = [like.dtype] if vectors is None else [tf.float64] * len(vectors)
-    given = [tensor for tensor in tensors if tensor is not None]
-    results = tf.numpy_function(lambda *arrays: arrays, given, dtypes, stateful=False)
-    for result, size in zip(results, vectors or [None], strict=True):
-        result.set_shape(like.shape if size is None else [size])
-    return results
-
-
-def one_operation_moments(x, *, axis, weights=None, segment_size=None):
-    return one_operation(x, [1, x.shape[axis], x.shape[axis]], x, weights)
-
-
-def one_operation_sums(
-    u, v=None, center=None, *, axis, weights=None, weighted=False, segment_size=None
-):
-    assert v is not None
-    return one_operation(u, [u.shape[axis]] * 2, u, v, center, weights)
-
-
-def one_operation_blend(
-    u=None,
-    v=None,
-    *,
-    a=None,
-    b=None,
-    c=None,
-    center=None,
-    axis,
-    weights=None,
-    weighted=False,
-    segment_size=None,
-):
-    return one_operation(v, None, u, v, a, b, c, center, weights)[0]
-
-
 @pytest.fixture(autouse=True)
-def kernels_of_one_operation(monkeypatch):
-    stand_in = types.SimpleNamespace(
-        moments=one_operation_moments, sums=one_operation_sums, blend=one_operation_blend
-    )
-    for module in (kernels, moments, normalize):
-        monkeypatch.setattr(module, "kernels_in_use", lambda: stand_in)
+def on_the_library(native):
+    del native
+    with keras_norms.implementation("native"):
+        yield
 
 
 def training_step(layer, shape, dtype="float32", mask=None):
@@ -103,5 +60,5 @@ def test_only_the_four_passes_touch_activations(masked):
     mask = tf.ones(SHAPE[:-1], tf.bool) if masked else None
     operations = training_step(keras_norms.BatchNormalization(), SHAPE, mask=mask)
     touching = [op for op in operations if activations([*op.inputs, *op.outputs])]
-    assert [op.type for op in touching] == [KERNEL] * 4
+    assert [op.type for op in touching] == PASSES
     assert sum(len(activations(op.outputs)) for op in touching) == 2
