@@ -20,7 +20,9 @@ def quickstart(*arguments):
 def test_quickstart_trains_exports_and_serves(tmp_path):
     result = quickstart("--smoke", "--out", tmp_path / "out")
     assert result.returncode == 0, result.stderr[-2000:]
-    assert re.search(r"largest difference to the trained model's: 0\.0\b", result.stdout)
+    # Trained on the compiled library, served by plain TensorFlow: the same within rounding.
+    difference = re.search(r"largest difference to the trained model's: (\S+)", result.stdout)
+    assert float(difference[1]) < 1e-5
     assert {"per replica", "synchronized"} <= set(re.findall(r"│ (\w+(?: \w+)?)", result.stdout))
     assert (tmp_path / "out" / "curves.png").stat().st_size > 10_000
 
