@@ -1,8 +1,9 @@
-// Runs a CPU kernel inside an op: scratch memory from TensorFlow, threads from its intra-op pool.
+// Runs a CPU kernel inside an op: scratch memory and threads are TensorFlow's.
 
 #ifndef KERAS_NORMS_OPS_RUN_ON_CPU_H_
 #define KERAS_NORMS_OPS_RUN_ON_CPU_H_
 
+#include <cstdlib>
 #include <utility>
 
 #include "kernels/cpu/shared_work.h"
@@ -11,6 +12,18 @@
 
 namespace keras_norms {
 
+// Whether TensorFlow's pool for operations (inter-op) is as large as that for work within one.
+inline bool HasOperationThreads(const tensorflow::OpKernelContext& context, int wanted) {
+  const tensorflow::ConfigProto* config = context.session_config();
+  if (config == nullptr || context.runner() == nullptr) return false;
+  const int given = config->inter_op_parallelism_threads();  // 0: one a core, or as said there:
+  return given == 0 ? std::getenv("TF_NUM_INTEROP_THREADS") == nullptr : given >= wanted;
+}
+
+// Runs a kernel with as many threads as TensorFlow grants an operation. Helpers come from the pool
+// that runs operations where it is large enough: its threads have just finished one and are awake.
+// Those of the intra-op pool have to be woken, and on a machine of few cores the system tends to put
+// them on the core of the caller, where they wait until nothing is left to do.
 template <typename Arguments>
 void RunOnCpu(tensorflow::OpKernelContext* context, const Arguments& arguments,
               int64_t (*scratch_size)(const Arguments&),
@@ -20,9 +33,11 @@ void RunOnCpu(tensorflow::OpKernelContext* context, const Arguments& arguments,
                               tensorflow::DT_INT8,
                               tensorflow::TensorShape({scratch_size(arguments)}), &scratch));
   const auto* threads = context->device()->tensorflow_cpu_worker_threads();
-  SharedWork work(threads->num_threads, [threads](std::function<void()> function) {
+  SharedWork::Schedule schedule = [threads](std::function<void()> function) {
     threads->workers->Schedule(std::move(function));
-  });
+  };
+  if (HasOperationThreads(*context, threads->num_threads)) schedule = *context->runner();
+  SharedWork work(threads->num_threads, std::move(schedule));
   kernel(arguments, scratch.data(), work.pool());
 }
 
