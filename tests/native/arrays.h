@@ -35,11 +35,11 @@ inline DataType ComputeTypeOf(DataType dtype) {
 
 class Array {
  public:
-  // All NaN, at an address that is `misaligned` elements past a multiple of 16 bytes.
+  // All NaN, at an address that is `misaligned` elements past a multiple of 64 bytes.
   Array(DataType dtype, int64_t size, int64_t misaligned = 0)
       : dtype_(dtype),
         size_(size),
-        memory_(static_cast<char*>(std::malloc((size + misaligned) * SizeOf(dtype))), std::free),
+        memory_(Allocate((size + misaligned) * SizeOf(dtype)), std::free),
         data_(memory_.get() + misaligned * SizeOf(dtype)) {
     for (int64_t i = 0; i < size; ++i) Set(i, kNaN);
   }
@@ -73,6 +73,11 @@ class Array {
   }
 
  private:
+  static char* Allocate(int64_t bytes) {
+    void* memory = nullptr;
+    if (posix_memalign(&memory, 64, bytes) != 0) std::abort();
+    return static_cast<char*>(memory);
+  }
   template <typename T>
   static T As(const char* from) {
     T value;

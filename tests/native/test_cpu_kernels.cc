@@ -55,6 +55,7 @@ const std::vector<Case> kCases = {
     {333, 31, 1, 100},
     {700, 65, 1, 0, Weights::kMask, 1e4, 0.1, true},
     {130, 513, 1, 7, Weights::kFractions},
+    {70, 1280, 1},
     {200, 2048, 1},
     {9, 10007, 1, 4, Weights::kMask, 1, 2, true},
     {64, 33, 1, 1},
@@ -123,6 +124,30 @@ int CheckThreads(DataType dtype, ChannelLayout layout) {
   return failures;
 }
 
+// A result that is written past the caches is that of the same call in place, which is not.
+int CheckStreams(DataType dtype, ChannelLayout layout, bool weighted, int64_t misaligned) {
+  Array v(dtype, layout.size(), misaligned), y(dtype, layout.size(), misaligned);
+  for (int64_t i = 0; i < v.size(); ++i) v.Set(i, 1 + i % 1000 / 64.0);
+  Array weights(testing::ComputeTypeOf(dtype), layout.rows * layout.inner);
+  for (int64_t i = 0; i < weights.size(); ++i) weights.Set(i, i % 3 / 2.0);
+  testing::Vector b(layout, 1, 0.2, true, false), center(layout, 3, 0.5, true, false);
+  BlendArguments blend;
+  blend.dtype = dtype;
+  blend.layout = layout;
+  blend.v = v.data();
+  blend.b = b.view;
+  blend.center = center.view;
+  blend.weights = weighted ? weights.data() : nullptr;
+  blend.weighted = weighted;
+  blend.y = y.data();
+  Run(BlendScratchCpu, BlendCpu, blend);
+  blend.y = v.data();
+  Run(BlendScratchCpu, BlendCpu, blend);
+  if (SameBytes(y, v, dtype)) return 0;
+  std::printf("blend past the caches differs, %s\n", testing::NameOf(dtype));
+  return 1;
+}
+
 // Every float16 and bfloat16 there is passes through `blend` unchanged; NaN stays NaN.
 int CheckConversions(DataType dtype) {
   std::vector<uint16_t> x(65536), y(65536);
@@ -155,7 +180,7 @@ int CheckConversions(DataType dtype) {
 
 // The units of work cover an activation exactly, those larger than any test can allocate as well.
 int CheckUnits(ChannelLayout layout, bool may_fold) {
-  const KERAS_NORMS_LEVEL::Plan plan(layout, may_fold);
+  const KERAS_NORMS_LEVEL::Plan plan(layout, may_fold, 256);
   int64_t total = 0, end = 0;
   for (int64_t i = 0; i < plan.units(); ++i) {
     const auto unit = plan.unit(i);
@@ -185,6 +210,16 @@ int Main(bool is_short) {
     failures += CheckThreads(dtype, {3000, 48, 1, 1, 3000});
     failures += CheckThreads(dtype, {3000, 5, 1, 4, 900});
     failures += CheckThreads(dtype, {7, 20, 784, 1, 7});
+  }
+  for (const DataType dtype : kTypes) {
+    if (is_short) break;
+    // Rows and planes that begin with a line of the cache, and that do not.
+    const int64_t rows = 54000 / testing::SizeOf(dtype), images = rows / 196;
+    failures += CheckStreams(dtype, {rows, 64, 1, 1, rows}, false, 0);
+    failures += CheckStreams(dtype, {rows, 64, 1, 1, rows}, false, 1);
+    failures += CheckStreams(dtype, {rows / 11, 740, 1, 3, rows / 30}, true, 0);
+    failures += CheckStreams(dtype, {images, 64, 196, 1, images}, true, 0);
+    failures += CheckStreams(dtype, {images / 4, 64, 784, 1, images / 4}, false, 0);
   }
   failures += CheckConversions(DataType::kFloat16) + CheckConversions(DataType::kBFloat16);
   const int64_t large = (int64_t{1} << 31) + 64;

@@ -6,33 +6,39 @@
 
 #include "../moments.h"
 
-#include "plan.h"
+#include "reduction.h"
 
 namespace keras_norms {
 namespace KERAS_NORMS_LEVEL {
 namespace {
 
-// Sums around `shift`, one entry a column: sum w, sum w (x - shift), sum w (x - shift)^2.
+// Sums around `shift`: sum w, sum w (x - shift), sum w (x - shift)^2.
 struct Partial {
-  double *count, *shift, *sum, *square;
+  static constexpr int kVectors = 4;
+  double *memory, *count, *shift, *sum, *square;
 
   Partial(double* memory, int64_t columns)
-      : count(memory), shift(count + columns), sum(shift + columns), square(sum + columns) {}
+      : memory(memory),
+        count(memory),
+        shift(count + columns),
+        sum(shift + columns),
+        square(sum + columns) {}
 
-  static constexpr int kVectors = 4;
-
-  void Clear(int64_t columns) {
-    for (int64_t j = 0; j < kVectors * columns; ++j) count[j] = 0.0;
-  }
-
-  // Adds a block of column j: n values, with these sums around `block_shift`.
-  void Add(int64_t j, double n, double block_shift, double block_sum, double block_square) {
-    shift[j] = count[j] == 0.0 ? block_shift : shift[j];
-    const double distance = block_shift - shift[j];
+  // Adds to column j n values with sums around a shift of their own.
+  void Add(int64_t j, double n, double other_shift, double other_sum, double other_square) {
+    shift[j] = count[j] == 0.0 ? other_shift : shift[j];
+    const double distance = other_shift - shift[j];
+    const double more = other_sum + n * distance;
     count[j] += n;
-    sum[j] += block_sum + n * distance;
-    square[j] += block_square + distance * (2.0 * block_sum + n * distance);
+    sum[j] += more;
+    square[j] += other_square + distance * (other_sum + more);
   }
+  void Merge(int64_t columns, const Partial& other) {
+    for (int64_t j = 0; j < columns; ++j) {
+      Add(j, other.count[j], other.shift[j], other.sum[j], other.square[j]);
+    }
+  }
+  void MergeColumn(int64_t j, int64_t k) { Add(j, count[k], shift[k], sum[k], square[k]); }
 };
 
 // The row of the block with the largest weight; the first without weights.
@@ -187,32 +193,6 @@ void AddUnit(const MomentsArguments& arguments, const Plan& plan, const Unit& un
   }
 }
 
-// Brings the partial sums of all chunks of a segment and tile together.
-void Finish(const MomentsArguments& arguments, const Plan& plan, const Unit& unit,
-            double* partials) {
-  const int64_t channels = plan.layout.channels;
-  for (int64_t j = 0; j < unit.columns / plan.fold; ++j) {
-    double memory[Partial::kVectors] = {};
-    Partial total(memory, 1);
-    for (int64_t chunk = 0; chunk < plan.chunks(); ++chunk) {
-      const Partial partial(partials + chunk * Partial::kVectors * plan.columns +
-                                Partial::kVectors * unit.first_column,
-                            unit.columns);
-      for (int64_t k = j; k < unit.columns; k += channels) {
-        if (partial.count[k] == 0.0) continue;
-        total.Add(0, partial.count[k], partial.shift[k], partial.sum[k], partial.square[k]);
-        if (plan.fold == 1) break;
-      }
-    }
-    const double n = *total.count, mean = n == 0.0 ? 0.0 : *total.sum / n;
-    const double m2 = *total.square - mean * *total.sum;
-    const int64_t channel = unit.first_column + j;
-    arguments.mean[unit.segment * channels + channel] = *total.shift + mean;
-    arguments.m2[unit.segment * channels + channel] = m2 < 0.0 ? 0.0 : m2;  // NaN stays.
-    if (channel == 0) arguments.count[unit.segment] = n;
-  }
-}
-
 // The counts where there is no channel to take them from.
 template <typename F>
 void CountWithoutChannels(const MomentsArguments& arguments) {
@@ -231,42 +211,29 @@ void CountWithoutChannels(const MomentsArguments& arguments) {
 }  // namespace
 
 int64_t MomentsScratchCpu(const MomentsArguments& arguments) {
-  const Plan plan(arguments.layout, arguments.weights == nullptr);
-  if (plan.chunks() == 1) return 0;
-  return plan.layout.segments * plan.chunks() * plan.columns * Partial::kVectors * sizeof(double);
+  return Reduction<Partial>(arguments.layout, arguments.weights != nullptr).scratch_bytes();
 }
 
 void MomentsCpu(const MomentsArguments& arguments, void* scratch, const ThreadPool& pool) {
-  if (arguments.layout.channels == 0) {
+  const int64_t channels = arguments.layout.channels;
+  if (channels == 0) {
     return arguments.dtype == DataType::kFloat64 ? CountWithoutChannels<double>(arguments)
                                                  : CountWithoutChannels<float>(arguments);
   }
-  const Plan plan(arguments.layout, arguments.weights == nullptr);
-  // Of one segment: chunk, tile, then the four vectors of its columns.
-  const int64_t segment_size = plan.chunks() * plan.columns * Partial::kVectors;
-  double* const shared = static_cast<double*>(scratch);
-  plan.ForEachUnit(pool, [&](const Unit& unit) {
-    double own[kTile * Partial::kVectors];
-    const bool is_alone = plan.chunks() == 1;
-    double* memory = own;
-    if (!is_alone) {
-      memory = shared + unit.segment * segment_size +
-               (unit.chunk * plan.columns + unit.first_column) * Partial::kVectors;
-    }
-    Partial partial(memory, unit.columns);
-    partial.Clear(unit.columns);
+  const auto add = [&](const Plan& plan, const Unit& unit, Partial& partial) {
     Dispatch(arguments.dtype, [&](auto type) {
       AddUnit<decltype(type)>(arguments, plan, unit, partial);
     });
-    if (is_alone) Finish(arguments, plan, unit, own - unit.first_column * Partial::kVectors);
-  });
-  if (plan.chunks() == 1) return;
-  for (int64_t segment = 0; segment < plan.layout.segments; ++segment) {
-    for (int64_t tile = 0; tile < plan.tiles; ++tile) {
-      const Unit unit = plan.unit(segment * plan.chunks() * plan.tiles + tile);
-      Finish(arguments, plan, unit, shared + segment * segment_size);
-    }
-  }
+  };
+  const auto finish = [&](int64_t segment, int64_t channel, const Partial& total, int64_t j) {
+    const double n = total.count[j], mean = n == 0.0 ? 0.0 : total.sum[j] / n;
+    const double m2 = total.square[j] - mean * total.sum[j];
+    arguments.mean[segment * channels + channel] = total.shift[j] + mean;
+    arguments.m2[segment * channels + channel] = m2 < 0.0 ? 0.0 : m2;  // NaN stays.
+    if (channel == 0) arguments.count[segment] = n;
+  };
+  Reduction<Partial>(arguments.layout, arguments.weights != nullptr)
+      .Run(scratch, pool, add, finish);
 }
 
 }  // namespace KERAS_NORMS_LEVEL

@@ -11,7 +11,7 @@
 
 #include "../channel_layout.h"
 
-#if defined(__F16C__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -129,32 +129,29 @@ inline void Store(double result, double* value) { *value = result; }
 inline void Store(float result, Half* value) { *value = ToHalf(result); }
 inline void Store(float result, BFloat16* value) { *value = ToBFloat16(result); }
 
+typedef uint16_t Bits16 __attribute__((vector_size(kVectorBytes / 2), aligned(2), may_alias));
+typedef uint32_t Bits32 __attribute__((vector_size(kVectorBytes)));
+
 inline Vector<float> LoadVector(const float* values) {
   return *reinterpret_cast<const Vector<float>*>(values);
 }
 inline Vector<double> LoadVector(const double* values) {
   return *reinterpret_cast<const Vector<double>*>(values);
 }
-inline void StoreVector(const Vector<float>& results, float* values) {
-  *reinterpret_cast<Vector<float>*>(values) = results;
-}
-inline void StoreVector(const Vector<double>& results, double* values) {
-  *reinterpret_cast<Vector<double>*>(values) = results;
-}
-
-typedef uint16_t Bits16 __attribute__((vector_size(kVectorBytes / 2), aligned(2), may_alias));
-typedef uint32_t Bits32 __attribute__((vector_size(kVectorBytes)));
-
 inline Vector<float> LoadVector(const BFloat16* values) {
   const Bits16 bits = *reinterpret_cast<const Bits16*>(values);
   return (Vector<float>)(__builtin_convertvector(bits, Bits32) << 16);
 }
-inline void StoreVector(const Vector<float>& results, BFloat16* values) {
+
+// The register that goes to memory of type T.
+inline Vector<float> Packed(const Vector<float>& results, const float*) { return results; }
+inline Vector<double> Packed(const Vector<double>& results, const double*) { return results; }
+inline Bits16 Packed(const Vector<float>& results, const BFloat16*) {
   const Bits32 bits = (Bits32)results;
   const Bits32 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const Bits32 nan = (bits >> 16) | 0x40;
   const Bits32 halves = (bits & 0x7fffffff) > 0x7f800000 ? nan : rounded;
-  *reinterpret_cast<Bits16*>(values) = __builtin_convertvector(halves, Bits16);
+  return __builtin_convertvector(halves, Bits16);
 }
 
 #if defined(__AVX512F__)
@@ -163,19 +160,16 @@ inline Vector<float> LoadVector(const Half* values) {
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
   return (Vector<float>)_mm512_maskz_cvtph_ps(0xffff, bits);
 }
-inline void StoreVector(const Vector<float>& results, Half* values) {
-  const __m256i bits =
-      _mm512_maskz_cvtps_ph(0xffff, (__m512)results, _MM_FROUND_TO_NEAREST_INT);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(values), bits);
+inline Bits16 Packed(const Vector<float>& results, const Half*) {
+  return (Bits16)_mm512_maskz_cvtps_ph(0xffff, (__m512)results, _MM_FROUND_TO_NEAREST_INT);
 }
 #elif defined(__F16C__)
 inline Vector<float> LoadVector(const Half* values) {
   const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values));
   return (Vector<float>)_mm256_cvtph_ps(bits);
 }
-inline void StoreVector(const Vector<float>& results, Half* values) {
-  const __m128i bits = _mm256_cvtps_ph((__m256)results, _MM_FROUND_TO_NEAREST_INT);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(values), bits);
+inline Bits16 Packed(const Vector<float>& results, const Half*) {
+  return (Bits16)_mm256_cvtps_ph((__m256)results, _MM_FROUND_TO_NEAREST_INT);
 }
 #else
 inline Vector<float> LoadVector(const Half* values) {
@@ -183,10 +177,42 @@ inline Vector<float> LoadVector(const Half* values) {
   for (int i = 0; i < kVectorSize<float>; ++i) results[i] = ToFloat(values[i]);
   return results;
 }
-inline void StoreVector(const Vector<float>& results, Half* values) {
-  for (int i = 0; i < kVectorSize<float>; ++i) values[i] = ToHalf(results[i]);
+inline Bits16 Packed(const Vector<float>& results, const Half*) {
+  Bits16 bits;
+  for (int i = 0; i < kVectorSize<float>; ++i) bits[i] = ToHalf(results[i]).bits;
+  return bits;
 }
 #endif
+
+// Writes whole registers: through the caches or, where `stream` is set and the memory is aligned to
+// the register, past them. Streamed stores want FinishStreams() before another thread reads.
+template <typename V, typename T>
+inline void StoreVector(const V& results, T* values, bool stream) {
+  const auto packed = Packed(results, values);
+  constexpr int kBytes = sizeof packed;
+#if defined(__AVX512F__)
+  if constexpr (kBytes == 64) {
+    if (stream) return _mm512_stream_si512(reinterpret_cast<__m512i*>(values), (__m512i)packed);
+  }
+#endif
+#if defined(__AVX__)
+  if constexpr (kBytes == 32) {
+    if (stream) return _mm256_stream_si256(reinterpret_cast<__m256i*>(values), (__m256i)packed);
+  }
+#endif
+#if defined(__SSE2__)
+  if constexpr (kBytes == 16) {
+    if (stream) return _mm_stream_si128(reinterpret_cast<__m128i*>(values), (__m128i)packed);
+  }
+#endif
+  memcpy(values, &packed, kBytes);
+}
+
+inline void FinishStreams() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
 
 // Vectors, or single numbers where less than a vector of columns is left over.
 template <typename F, int kLanes>
@@ -213,11 +239,11 @@ struct Group {
     }
   }
   template <typename T>
-  static void Put(const Type& results, T* values, int k) {
+  static void Put(const Type& results, T* values, int k, bool stream) {
     if constexpr (kLanes == 1) {
       Store(results, values + k);
     } else {
-      StoreVector(results, values + k * kLanes);
+      StoreVector(results, values + k * kLanes, stream);
     }
   }
 };

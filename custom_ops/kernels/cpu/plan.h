@@ -14,8 +14,8 @@
 namespace keras_norms {
 namespace KERAS_NORMS_LEVEL {
 
-constexpr int kTile = 512;      // Columns (or channels) of a unit at most; they lie on the stack.
-constexpr int kBlockRows = 64;  // Values that are summed in float32 before they enter float64 sums.
+constexpr int kMostColumns = 1024;  // Of a unit; vectors of that many lie on the stack.
+constexpr int kBlockRows = 64;      // Values that are summed in float32 before they enter float64 sums.
 
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -35,7 +35,8 @@ struct Plan {
   int64_t fold = 1, columns, tile, tiles;
   int64_t chunk_rows, row_chunks, chunk_inner, inner_chunks;
 
-  Plan(const ChannelLayout& layout, bool may_fold) : layout(layout) {
+  // `widest`: columns or channels of a unit at most, but for folded rows, which are not cut.
+  Plan(const ChannelLayout& layout, bool may_fold, int64_t widest) : layout(layout) {
     const int64_t channels = Max(layout.channels, 1);
     if (layout.inner == 1 && may_fold && channels < 32) {
       fold = 16;  // A whole number of registers, and at least 64 columns.
@@ -47,9 +48,11 @@ struct Plan {
     const int64_t inner = Max(layout.inner, 1);
     chunk_inner = inner > unit ? unit / kPiece * kPiece : inner;
     inner_chunks = CeilDiv(inner, chunk_inner);
-    const int64_t widest = inner == 1 ? kTile : Min(kTile, Max(1, unit / chunk_inner));
-    tiles = CeilDiv(columns, widest);
-    tile = CeilDiv(columns, tiles);
+    if (fold > 1) widest = columns;
+    if (inner > 1) widest = Min(widest, Max(1, unit / chunk_inner));
+    tile = CeilDiv(columns, CeilDiv(columns, widest));
+    if (inner == 1) tile = CeilDiv(tile, kLineColumns) * kLineColumns;
+    tiles = CeilDiv(columns, tile);
     const int64_t rows = CeilDiv(layout.segment_rows, fold);
     chunk_rows = Max(1, unit / (tile * chunk_inner));
     if (inner == 1) chunk_rows = CeilDiv(chunk_rows, kBlockRows) * kBlockRows;
@@ -101,12 +104,18 @@ struct Plan {
  private:
   static constexpr int64_t kUnitSize = 32768;  // Less does not pay for waking a thread.
   static constexpr int64_t kUnits = 256;
+  static constexpr int64_t kLineColumns = 32;  // They fill lines of the cache in every type.
   static constexpr int64_t kPiece = 2048;
 };
 
-// Column j of the unit belongs to this channel.
-inline int64_t ChannelOf(const Plan& plan, const Unit& unit, int64_t j) {
-  return (unit.first_column + j) % plan.layout.channels;
+// Calls body(j, channel) for the columns of a unit.
+template <typename Body>
+void ForEachColumn(const Plan& plan, const Unit& unit, const Body& body) {
+  int64_t channel = unit.first_column;  // Folded rows begin with the first.
+  for (int64_t j = 0; j < unit.columns; ++j) {
+    body(j, channel);
+    if (++channel == plan.layout.channels) channel = 0;
+  }
 }
 
 // A double in two parts of type F, the second of which is what the first cannot hold.

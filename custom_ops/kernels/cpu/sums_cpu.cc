@@ -3,22 +3,25 @@
 
 #include "../sums.h"
 
-#include "plan.h"
+#include "reduction.h"
 
 namespace keras_norms {
 namespace KERAS_NORMS_LEVEL {
 namespace {
 
-// Per column: sum w u, and sum w u (v - high part of the centre).
+// sum w u, and sum w u (v - high part of the centre).
 struct Partial {
-  double *u, *uv;
-
-  Partial(double* memory, int64_t columns) : u(memory), uv(memory + columns) {}
-
   static constexpr int kVectors = 2;
+  double *memory, *u, *uv;
 
-  void Clear(int64_t columns) {
-    for (int64_t j = 0; j < kVectors * columns; ++j) u[j] = 0.0;
+  Partial(double* memory, int64_t columns) : memory(memory), u(memory), uv(memory + columns) {}
+
+  void Merge(int64_t columns, const Partial& other) {
+    for (int64_t j = 0; j < kVectors * columns; ++j) memory[j] += other.memory[j];
+  }
+  void MergeColumn(int64_t j, int64_t k) {
+    u[j] += u[k];
+    uv[j] += uv[k];
   }
 };
 
@@ -123,11 +126,10 @@ void AddUnit(const SumsArguments& arguments, const Plan& plan, const Unit& unit,
     return weights == nullptr ? nullptr : weights + plan.weight_offset(unit, row);
   };
   const auto v_at = [&](int64_t offset) { return kHasV ? v + offset : nullptr; };
-  F center[kTile];
-  for (int64_t j = 0; j < unit.columns; ++j) {
-    const int64_t channel = ChannelOf(plan, unit, j);
+  F center[kMostColumns];
+  ForEachColumn(plan, unit, [&](int64_t j, int64_t channel) {
     center[j] = High<F>(arguments.center.at(plan.layout, unit.segment, channel));
-  }
+  });
   if (plan.layout.inner == 1) {
     int64_t offset = plan.offset(unit, unit.first_row);
     AddMatrix<T, kHasV, F>(u + offset, v_at(offset), plan.columns, unit.rows, unit.columns,
@@ -148,53 +150,16 @@ void AddUnit(const SumsArguments& arguments, const Plan& plan, const Unit& unit,
   }
 }
 
-// Brings the partial sums of all chunks of a segment and tile together.
-void Finish(const SumsArguments& arguments, const Plan& plan, const Unit& unit, double* partials) {
-  const int64_t channels = plan.layout.channels;
-  for (int64_t j = 0; j < unit.columns / plan.fold; ++j) {
-    double u = 0.0, uv = 0.0;
-    for (int64_t chunk = 0; chunk < plan.chunks(); ++chunk) {
-      const Partial partial(
-          partials + (chunk * plan.columns + unit.first_column) * Partial::kVectors, unit.columns);
-      for (int64_t fold = 0; fold < plan.fold; ++fold) {
-        u += partial.u[j + fold * channels];
-        uv += partial.uv[j + fold * channels];
-      }
-    }
-    const int64_t channel = unit.first_column + j;
-    const double center = arguments.center.at(plan.layout, unit.segment, channel);
-    const double low = arguments.dtype == DataType::kFloat64 ? 0.0 : Low<float>(center);
-    arguments.sum_u[unit.segment * channels + channel] = u;
-    if (arguments.v != nullptr) {
-      arguments.sum_uv[unit.segment * channels + channel] = uv - low * u;
-    }
-  }
-}
-
 }  // namespace
 
 int64_t SumsScratchCpu(const SumsArguments& arguments) {
-  const Plan plan(arguments.layout, arguments.weights == nullptr);
-  if (plan.chunks() == 1) return 0;
-  return plan.layout.segments * plan.chunks() * plan.columns * Partial::kVectors * sizeof(double);
+  return Reduction<Partial>(arguments.layout, arguments.weights != nullptr).scratch_bytes();
 }
 
 void SumsCpu(const SumsArguments& arguments, void* scratch, const ThreadPool& pool) {
-  if (arguments.layout.channels == 0) return;
-  const Plan plan(arguments.layout, arguments.weights == nullptr);
-  // Of one segment: chunk, tile, then the two vectors of its columns.
-  const int64_t segment_size = plan.chunks() * plan.columns * Partial::kVectors;
-  double* const shared = static_cast<double*>(scratch);
-  plan.ForEachUnit(pool, [&](const Unit& unit) {
-    double own[kTile * Partial::kVectors];
-    const bool is_alone = plan.chunks() == 1;
-    double* memory = own;
-    if (!is_alone) {
-      memory = shared + unit.segment * segment_size +
-               (unit.chunk * plan.columns + unit.first_column) * Partial::kVectors;
-    }
-    Partial partial(memory, unit.columns);
-    partial.Clear(unit.columns);
+  const ChannelLayout& layout = arguments.layout;
+  if (layout.channels == 0) return;
+  const auto add = [&](const Plan& plan, const Unit& unit, Partial& partial) {
     Dispatch(arguments.dtype, [&](auto type) {
       using T = decltype(type);
       if (arguments.v == nullptr) {
@@ -203,15 +168,15 @@ void SumsCpu(const SumsArguments& arguments, void* scratch, const ThreadPool& po
         AddUnit<T, true>(arguments, plan, unit, partial);
       }
     });
-    if (is_alone) Finish(arguments, plan, unit, own - unit.first_column * Partial::kVectors);
-  });
-  if (plan.chunks() == 1) return;
-  for (int64_t segment = 0; segment < plan.layout.segments; ++segment) {
-    for (int64_t tile = 0; tile < plan.tiles; ++tile) {
-      const Unit unit = plan.unit(segment * plan.chunks() * plan.tiles + tile);
-      Finish(arguments, plan, unit, shared + segment * segment_size);
-    }
-  }
+  };
+  const auto finish = [&](int64_t segment, int64_t channel, const Partial& total, int64_t j) {
+    const int64_t i = segment * layout.channels + channel;
+    const double center = arguments.center.at(layout, segment, channel);
+    const double low = arguments.dtype == DataType::kFloat64 ? 0.0 : Low<float>(center);
+    arguments.sum_u[i] = total.u[j];
+    if (arguments.v != nullptr) arguments.sum_uv[i] = total.uv[j] - low * total.u[j];
+  };
+  Reduction<Partial>(layout, arguments.weights != nullptr).Run(scratch, pool, add, finish);
 }
 
 }  // namespace KERAS_NORMS_LEVEL
