@@ -22,8 +22,8 @@ inline bool HasOperationThreads(const tensorflow::OpKernelContext& context, int 
 
 // Runs a kernel with as many threads as TensorFlow grants an operation. Helpers come from the pool
 // that runs operations where it is large enough: its threads have just finished one and are awake.
-// Those of the intra-op pool have to be woken, and on a machine of few cores the system tends to put
-// them on the core of the caller, where they wait until nothing is left to do.
+// Those of the intra-op pool have to be woken, and on a machine of few cores the system tends to
+// put them on the core of the caller, where they wait until nothing is left to do.
 template <typename Arguments>
 void RunOnCpu(tensorflow::OpKernelContext* context, const Arguments& arguments,
               int64_t (*scratch_size)(const Arguments&),

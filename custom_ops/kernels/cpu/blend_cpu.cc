@@ -3,7 +3,7 @@
 //
 // Results larger than the caches of a core are written past them: a store through the caches first
 // reads the line that it overwrites, and evicts what the next pass over u and v would have found.
-// From 3 MB on that is faster even where the result is read right afterwards (10-25 %); below, slower.
+// From 3 MB on that is faster (10-25 %) even where the result is read right afterwards.
 
 #include "../blend.h"
 

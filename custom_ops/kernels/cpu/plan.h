@@ -15,7 +15,7 @@ namespace keras_norms {
 namespace KERAS_NORMS_LEVEL {
 
 constexpr int kMostColumns = 1024;  // Of a unit; vectors of that many lie on the stack.
-constexpr int kBlockRows = 64;      // Values that are summed in float32 before they enter float64 sums.
+constexpr int kBlockRows = 64;      // Values summed in float32 before they enter float64 sums.
 
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }

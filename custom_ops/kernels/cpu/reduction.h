@@ -27,8 +27,8 @@ class Reduction {
     return plan_.layout.segments * plan_.chunks() * plan_.columns * kEntryBytes;
   }
 
-  // Calls add(plan, unit, partial) for every unit, then finish(segment, channel, total, j) for every
-  // channel of every segment, whose sums are those of column j of `total`.
+  // Calls add(plan, unit, partial) for every unit, then finish(segment, channel, total, j) for
+  // every channel of every segment, whose sums are those of column j of `total`.
   template <typename Add, typename Finish>
   void Run(void* scratch, const ThreadPool& pool, const Add& add, const Finish& finish) const {
     const auto partial_in_scratch = [&](const Unit& unit) {

@@ -133,16 +133,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
       moments->Merge(sums.Moments());
     }
-    MergeThreads<State>(walk.x(), walk.y(), split.threads_x, split.threads_y);
-    if (walk.y() == 0) {
-      const int64_t channel = walk.channel(split);
-      const int64_t first = (segment * split.chunks + BlockIndex().y) * split.layout.channels;
-#pragma unroll
-      for (int i = 0; i < V::kLanes; ++i) {
-        if (channel + i < split.layout.channels) partials[first + channel + i] = moments->Lane(i);
-      }
-    }
-    Barrier();  // Before the next segment's states.
+    WriteChunk<V>(walk, split, segment, moments, partials);
   }
 }
 

@@ -33,6 +33,23 @@ __device__ __forceinline__ void MergeThreads(int x, int y, int threads_x, int th
   }
 }
 
+// Merges the states of a block and writes them, one for each of its channels, where its chunk of
+// the segment belongs in `partials`. To be called by the whole block, with a walk that is done.
+template <typename V, typename Walk, typename State, typename Partial>
+__device__ __forceinline__ void WriteChunk(const Walk& walk, const Split& split, int64_t segment,
+                                           const State* state, Partial* partials) {
+  MergeThreads<State>(walk.x(), walk.y(), split.threads_x, split.threads_y);
+  if (walk.y() == 0) {
+    const int64_t channel = walk.channel(split);
+    const int64_t first = (segment * split.chunks + BlockIndex().y) * split.layout.channels;
+#pragma unroll
+    for (int i = 0; i < V::kLanes; ++i) {
+      if (channel + i < split.layout.channels) partials[first + channel + i] = state->Lane(i);
+    }
+  }
+  Barrier();  // Before the next segment's states.
+}
+
 // Merges partial states (segments, chunks, channels) and hands each result to `finish`.
 template <typename State, typename Finish>
 __global__ void __launch_bounds__(kThreads)
