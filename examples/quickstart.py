@@ -44,6 +44,7 @@ with quiet():
 
 import matplotlib
 import numpy as np
+from images import BadInput, handwritten_digits, prepared, read_npz, require
 from rich.console import Console
 from rich.table import Table
 
@@ -59,15 +60,6 @@ IMAGES_PER_REPLICA = 4
 SEED = 7
 
 
-class BadInput(Exception):
-    """One sentence for the user."""
-
-
-def require(holds, sentence):
-    if not holds:
-        raise BadInput(sentence)
-
-
 def main():
     options = parse_arguments()
     try:
@@ -76,8 +68,9 @@ def main():
         model = options.out / "model"
         replaceable = not model.exists() or (model / "saved_model.pb").is_file()
         require(replaceable, f"{model} would be replaced, but is no exported model.")
-        data = read_npz(options.data) if options.data else handwritten_digits()
-        data = prepared(data, options)
+        data = read_npz(options.data) if options.data else handwritten_digits(SEED)
+        step = IMAGES_PER_REPLICA * options.replicas
+        data = prepared(data, step, few=options.smoke)
         options.out.mkdir(parents=True, exist_ok=True)
     except (BadInput, OSError) as error:
         print(f"quickstart: {error}", file=sys.stderr)
@@ -117,68 +110,6 @@ def parse_arguments():
     if options.epochs is None:
         options.epochs = 1 if options.smoke else 8
     return options
-
-
-# The data.
-
-
-def handwritten_digits():
-    """1,797 scans of handwritten digits, 8x8; 500 of them are for testing."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    order = np.random.default_rng(SEED).permutation(len(digits.target))
-    x, y = digits.images[order], digits.target[order]
-    return x[500:], y[500:], x[:500], y[:500]
-
-
-def read_npz(path):
-    names = ("x_train", "y_train", "x_test", "y_test")
-    require(path.is_file(), f"there is no file {path}.")
-    try:
-        with np.load(path) as archive:
-            arrays = {name: archive[name] for name in names if name in archive}
-    except Exception as error:
-        raise BadInput(f"{path} cannot be read as an .npz file of plain arrays.") from error
-    missing = [name for name in names if name not in arrays]
-    require(not missing, f"{path} has no array {', '.join(missing)}.")
-    for part in ("train", "test"):
-        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        require(
-            x.dtype.kind in "uif" and x.ndim in (3, 4),
-            f"x_{part} must hold numbers of shape (n, h, w) or (n, h, w, c), "
-            f"but is {x.dtype} of shape {x.shape}.",
-        )
-        require(
-            y.shape == x.shape[:1],
-            f"y_{part} must hold a label for each of {len(x)} images, but has shape {y.shape}.",
-        )
-        require(y.dtype.kind in "ui", f"y_{part} must hold ints, but is {y.dtype}.")
-    train, test = (arrays[name].shape[1:] for name in ("x_train", "x_test"))
-    require(train == test, f"images to train on have shape {train}, those to test on {test}.")
-    return [arrays[name] for name in names]
-
-
-def prepared(data, options):
-    """Images as floats with a channel axis, scaled by the largest value; fewer for a smoke run."""
-    x_train, y_train, x_test, y_test = data
-    if options.smoke:
-        x_train, y_train, x_test, y_test = x_train[:320], y_train[:320], x_test[:160], y_test[:160]
-    step = IMAGES_PER_REPLICA * options.replicas
-    require(
-        min(len(x_train), len(x_test)) >= step,
-        f"a step takes {step} images; there are {len(x_train)} to train and {len(x_test)} to test.",
-    )
-    require(
-        0 <= min(y_train.min(), y_test.min()) and y_test.max() <= y_train.max(),
-        "labels must count from 0, and those to test on must be among those to train on.",
-    )
-    largest = np.abs(x_train).max() or 1
-    x_train, x_test = (np.asarray(x / largest, "float32") for x in (x_train, x_test))
-    require(np.isfinite(x_train).all() and np.isfinite(x_test).all(), "images must be finite.")
-    if x_train.ndim == 3:
-        x_train, x_test = x_train[..., np.newaxis], x_test[..., np.newaxis]
-    return x_train, y_train.astype("int64"), x_test, y_test.astype("int64")
 
 
 # The training.
