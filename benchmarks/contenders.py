@@ -1,7 +1,8 @@
 """Who takes part in `layers.py`: training steps of one normalization, all with the same results.
 
 A step is a function of x and dy that returns y, dx, dgamma, dbeta, and `done`, a small
-value that is there only when all the work is.
+value that is there only when all the work is. Those of TensorFlow are concrete functions: what
+`tf.function` takes to find the trace for its arguments, about 0.3 ms, says nothing about a layer.
 """
 
 import contextlib
@@ -69,8 +70,7 @@ def keras_steps(case, dtype, parameters, jit):
             step = step_function(layer, [layer.gamma, layer.beta], case.shape, dtype, compiled)
             # The choice of kernels is made when a function is traced.
             with keras_norms.implementation(implementation or "auto"):
-                step.get_concrete_function()
-            steps[f"{name} jit" if compiled else name] = step
+                steps[f"{name} jit" if compiled else name] = step.get_concrete_function()
     return steps
 
 
@@ -93,7 +93,7 @@ def fused_step(case, dtype, parameters):
         )
         return tf.reshape(y, case.shape)
 
-    step = step_function(fused, [gamma, beta], case.shape, dtype)
+    step = step_function(fused, [gamma, beta], case.shape, dtype).get_concrete_function()
     try:
         step(*(tf.zeros(case.shape, dtype) for _ in range(2)))
     except (tf.errors.UnimplementedError, tf.errors.InvalidArgumentError):
@@ -158,7 +158,7 @@ def torch_step(case, dtype, parameters):
             )
             y.backward(dy)
             self.results = {"y": y, "dx": x.grad, "dgamma": gamma.grad, "dbeta": beta.grad}
-            return {"done": y.detach()}
+            return {"done": np.ones(1)}  # On the CPU, PyTorch returns when the work is done.
 
         def values(self, x, dy):
             self(x, dy)

@@ -59,6 +59,7 @@ def arguments():
     parser.add_argument("--dtype", default="float32", choices=UNIT_ROUNDOFF)
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--jit", action="store_true", help="also with jit_compile=True")
+    parser.add_argument("--cold", action="store_true", help="with caches that others have filled")
     parser.add_argument("--json", metavar="FILE", help="write the results to this file, too")
     parser.add_argument("--smoke", action="store_true", help="tiny shapes, to see that it runs")
     options = parser.parse_args()
@@ -90,7 +91,7 @@ def benchmark(case, options):
                 check(f"{name}, {case}, {options.dtype}", values, expected, tolerance)
         del expected
         calls = {name: lambda step=step: step(x, dy)["done"] for name, step in steps.items()}
-        timings = interleaved(calls, options.repeats)
+        timings = interleaved(calls, options.repeats, lead_in=0 if options.cold else 1)
     if "copy" in timings:
         copy = timings.pop("copy")
         timings["bound"] = copy._replace(seconds=copy.seconds * TRANSFERS / 2)

@@ -1,8 +1,10 @@
 """Interleaved timing of contenders, and the header that says where it was done.
 
-Contenders take turns within one process, one timed call each and in a new order each round, so
-that a machine that slows down for a while slows all of them down. Medians are reported with
-the quartiles, and a ratio is the median of the ratios of calls in the same round.
+Contenders take turns within one process, in a new order each round, so that a machine that slows
+down for a while slows all of them down. A turn is one call that is not timed and one that is:
+everyone finds the caches and the threads as he leaves them himself, not as the one before did.
+Medians are reported with the quartiles, and a ratio is the median of the ratios of calls in the
+same round.
 """
 
 import os
@@ -40,14 +42,16 @@ class Timing(NamedTuple):
         return f"{median:.3g}", f"({low:.3g}-{high:.3g})"
 
 
-def interleaved(contenders, repeats, warmup=3):
+def interleaved(contenders, repeats, warmup=3, lead_in=1):
     """Times functions in turns.
 
     Args:
         contenders: dict of functions without arguments, each of which returns a small array
             that is there only when all the work is done; reading it waits for the device.
         repeats: timed rounds.
-        warmup: rounds before, which trace, compile and fill caches.
+        warmup: rounds before, which trace and compile.
+        lead_in: calls before the timed one in every turn. With 0, a call finds the caches as
+            another contender left them, mostly without any of its own data.
 
     Returns:
         A dict of `Timing`, with the keys of `contenders`.
@@ -58,10 +62,10 @@ def interleaved(contenders, repeats, warmup=3):
     seconds = {name: [] for name in contenders}
     generator = np.random.default_rng(0)
     for _ in range(repeats):
-        # In a new order each time: nobody always comes after the one who leaves the caches cold
-        # or threads spinning.
         for name in generator.permutation(list(contenders)):
             contender = contenders[name]
+            for _ in range(lead_in):
+                np.asarray(contender())
             start = time.perf_counter()
             np.asarray(contender())
             seconds[name].append(time.perf_counter() - start)
