@@ -109,3 +109,18 @@ def test_files_hold_no_operation_of_the_library(native, tmp_path, writer):
     writer(trained(tf.distribute.get_strategy()), str(tmp_path / "model"))
     files = [path for path in pathlib.Path(tmp_path, "model").rglob("*") if path.is_file()]
     assert files and not [path for path in files if b"KerasNorms>" in path.read_bytes()]
+
+
+def test_functions_that_run_replicas_hold_none_either(native, tmp_path):
+    """They are traced by threads of the strategy, which do not know what for."""
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    module = tf.Module()
+    module.model = trained(strategy)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 5))])
+    def serve(x):
+        return strategy.run(lambda q: module.model(q, training=False), args=(x,))
+
+    module.serve = serve
+    tf.saved_model.save(module, str(tmp_path / "model"))
+    assert b"KerasNorms>" not in (tmp_path / "model" / "saved_model.pb").read_bytes()
