@@ -46,6 +46,9 @@ class _Choice(threading.local):
 
 _choice = _Choice()
 _default = ["auto"]
+_open_scopes: list[
+    str
+] = []  # Of all threads. A strategy traces its replicas in threads of its own.
 
 
 def native_status():
@@ -56,8 +59,10 @@ def native_status():
     >>> isinstance(keras_norms.native_status().reason, str)
     True
     """
-    if os.environ.get("KERAS_NORMS_NATIVE") == "0":
-        return NativeStatus(False, "The compiled library is switched off by KERAS_NORMS_NATIVE=0.")
+    switch = os.environ.get("KERAS_NORMS_NATIVE", "1")
+    if switch.lower() in ("0", "false", "off", "no"):
+        reason = f"The compiled library is switched off by KERAS_NORMS_NATIVE={switch}."
+        return NativeStatus(False, reason)
     found = library.load()
     if found.ops is None:
         return NativeStatus(False, found.reason)
@@ -72,16 +77,17 @@ def native_status():
         devices=found.devices,
         built_for=built["tensorflow"],
         cuda_architectures=tuple(built["cuda_architectures"]) if "GPU" in found.devices else (),
-        xla=built["xla"],
+        xla="hlo" if os.environ.get("KERAS_NORMS_XLA") == "hlo" else built["xla"],
     )
 
 
 def set_implementation(name):
     """Chooses the kernels of all layers: `"auto"`, `"native"` or `"reference"`.
 
-    The choice acts when a layer is traced: a compiled `tf.function` keeps the one it was
-    traced with. `"auto"` is the compiled library where it is available and has a kernel for
-    every visible device, otherwise plain TensorFlow.
+    The choice acts when a layer is traced: a `tf.function` keeps the one it was traced with, and
+    a model that has been trained keeps it until `model.compile` is called again. `"auto"` is the
+    compiled library where it is available and has a kernel for every visible device, otherwise
+    plain TensorFlow.
 
     Raises:
         ValueError: if the name is not one of the three.
@@ -96,7 +102,7 @@ def set_implementation(name):
 
 @contextlib.contextmanager
 def implementation(name):
-    """The scoped form of `set_implementation`, for the current thread.
+    """The scoped form of `set_implementation`, for this thread and the replicas it runs.
 
     Example:
 
@@ -105,15 +111,20 @@ def implementation(name):
     array([2.])
     """
     previous, _choice.scoped = _choice.scoped, _checked(name)
+    _open_scopes.append(name)
     try:
         yield
     finally:
         _choice.scoped = previous
+        _open_scopes.remove(name)
 
 
 def implementation_in_use():
     """Returns `"native"` or `"reference"`: what a layer traced now would run on."""
-    chosen = _choice.scoped or _default[0]
+    scoped = _choice.scoped
+    if scoped is None and _open_scopes and tf.distribute.has_strategy():
+        scoped = _open_scopes[-1]
+    chosen = scoped or _default[0]
     if chosen == "reference" or not native_status().available or is_exporting():
         return "reference"
     return "native"

@@ -74,12 +74,13 @@ def test_status_says_what_the_library_is_for(machine):
     assert keras_norms.native_status()[2:] == (("CPU", "GPU"), "2.0", ("80", "90"), "ffi")
 
 
-def test_switched_off_it_is_not_even_looked_for(machine, monkeypatch):
+@pytest.mark.parametrize("switch", ["0", "false", "Off", "no"])
+def test_switched_off_it_is_not_even_looked_for(machine, monkeypatch, switch):
     machine(WITH_CUDA, "CPU")
-    monkeypatch.setenv("KERAS_NORMS_NATIVE", "0")
+    monkeypatch.setenv("KERAS_NORMS_NATIVE", switch)
     monkeypatch.setattr(library, "load", lambda: pytest.fail("looked for the library"))
     status = keras_norms.native_status()
-    assert not status.available and "switched off by KERAS_NORMS_NATIVE=0" in status.reason
+    assert not status.available and f"switched off by KERAS_NORMS_NATIVE={switch}" in status.reason
     assert kernels_in_use() is reference
 
 
@@ -108,6 +109,15 @@ def test_a_scoped_choice_ends_with_its_scope_and_stays_in_its_thread():
         thread.join()
         assert native._choice.scoped == "reference"
     assert seen == [None] and native._choice.scoped is None
+
+
+def test_a_scoped_choice_reaches_the_replicas():
+    """A strategy traces them in threads of its own."""
+    strategy, seen = tf.distribute.MirroredStrategy(["CPU:0"]), []
+    with keras_norms.implementation("reference"):
+        strategy.run(lambda: seen.append((implementation_in_use(), native._choice.scoped)))
+    assert seen[0][0] == "reference"
+    assert not native._open_scopes
 
 
 def test_the_choice_acts_when_a_function_is_traced(machine, monkeypatch):
