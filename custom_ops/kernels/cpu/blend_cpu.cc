@@ -199,6 +199,7 @@ void BlendUnit(const BlendArguments& arguments, const Plan& plan, const Unit& un
 int64_t BlendScratchCpu(const BlendArguments&) { return 0; }
 
 void BlendCpu(const BlendArguments& arguments, void*, const ThreadPool& pool) {
+  if (arguments.layout.size() == 0) return;
   const Plan plan(arguments.layout, arguments.weights == nullptr, kMostColumns);
   plan.ForEachUnit(pool, [&](const Unit& unit) {
     Dispatch(arguments.dtype, [&](auto type) {

@@ -37,9 +37,10 @@ struct Level {
 Level Choose() {
 #if defined(__x86_64__)
   const char* limit = std::getenv("KERAS_NORMS_CPU");
-  const auto allows = [&](const char* level) {
-    return limit == nullptr || std::strcmp(limit, level) >= 0;  // "baseline" < "v3" < "v4"
+  const auto is_limit = [&](const char* level) {
+    return limit != nullptr && std::strcmp(limit, level) == 0;
   };
+  const bool allows_v3 = !is_limit("baseline"), allows_v4 = allows_v3 && !is_limit("v3");
   __builtin_cpu_init();
   const bool has_v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                       __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
@@ -47,8 +48,8 @@ Level Choose() {
   const bool has_v4 = has_v3 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (has_v4 && allows("v4")) return {v4::MomentsCpu, v4::SumsCpu, v4::BlendCpu};
-  if (has_v3 && allows("v3")) return {v3::MomentsCpu, v3::SumsCpu, v3::BlendCpu};
+  if (has_v4 && allows_v4) return {v4::MomentsCpu, v4::SumsCpu, v4::BlendCpu};
+  if (has_v3 && allows_v3) return {v3::MomentsCpu, v3::SumsCpu, v3::BlendCpu};
 #endif
   return {baseline::MomentsCpu, baseline::SumsCpu, baseline::BlendCpu};
 }

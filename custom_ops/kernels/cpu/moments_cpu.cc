@@ -122,7 +122,8 @@ F WeightedMean(const T* values, const F* weights, int64_t n, double* count) {
   *count = 0.0;
   for (int64_t i = 0; i < n; ++i) {
     const double weight = static_cast<double>(weights[i]);
-    total += weight > 0 ? weight * static_cast<double>(Load(values + i)) : 0.0;
+    if (!(weight > 0)) continue;
+    total += weight * static_cast<double>(Load(values + i));
     *count += weight;
   }
   return static_cast<F>(*count == 0.0 ? 0.0 : total / *count);
@@ -199,10 +200,12 @@ void CountWithoutChannels(const MomentsArguments& arguments) {
   const ChannelLayout& layout = arguments.layout;
   const F* weights = static_cast<const F*>(arguments.weights);
   for (int64_t segment = 0; segment < layout.segments; ++segment) {
-    double count = 0.0;
+    const int64_t first = layout.first_row(segment) * layout.inner;
     const int64_t end = layout.end_row(segment) * layout.inner;
-    for (int64_t i = layout.first_row(segment) * layout.inner; i < end; ++i) {
-      count += weights == nullptr ? 1.0 : static_cast<double>(weights[i]);
+    double count = weights == nullptr ? static_cast<double>(end - first) : 0.0;
+    for (int64_t i = first; weights != nullptr && i < end; ++i) {
+      const double weight = static_cast<double>(weights[i]);
+      count += weight > 0 ? weight : 0.0;
     }
     arguments.count[segment] = count;
   }

@@ -20,7 +20,7 @@ class Reduction {
  public:
   // Rows of few channels are read several at a time, except where each has a weight of its own.
   Reduction(const ChannelLayout& layout, bool has_weights)
-      : plan_(layout, !has_weights, kReducedColumns) {}
+      : plan_(WithoutEmptyRows(layout), !has_weights, kReducedColumns) {}
 
   int64_t scratch_bytes() const {
     if (plan_.chunks() == 1) return 0;
@@ -63,6 +63,15 @@ class Reduction {
   }
 
  private:
+  // There may be billions of rows or positions that hold nothing.
+  static ChannelLayout WithoutEmptyRows(ChannelLayout layout) {
+    if (layout.size() == 0) {
+      layout.rows = layout.segment_rows = 0;
+      layout.inner = 1;
+    }
+    return layout;
+  }
+
   static constexpr int64_t kEntryBytes = Partial::kVectors * sizeof(double);
 
   template <typename Finish>
