@@ -91,6 +91,7 @@ def build(output, version, *, cuda="auto", report=print):
                 description |= {"cuda_runtime": runtime, "cuda_architectures": architectures}
         for name, path in made.items():
             shutil.copy(path, Path(scratch, name))
+        description["bytes"] = {name: path.stat().st_size for name, path in made.items()}
         Path(scratch, "_native.json").write_text(json.dumps(description, indent=2) + "\n")
         _move(Path(scratch), output)
     return description

@@ -57,8 +57,14 @@ class Unit:
 
 
 def find_tool(variable, *names):
-    """Returns the tool that the environment variable or one of the names stands for, or None."""
+    """Returns the tool that the environment variable or one of the names stands for, or None.
+
+    Raises:
+        BuildError: if the variable is set to what is no program.
+    """
     chosen = os.environ.get(variable)
+    if chosen and not shutil.which(chosen):
+        raise BuildError(f"{variable}={chosen} is not a program that can be run.")
     for name in (chosen,) if chosen else names:
         path = shutil.which(name)
         if path:

@@ -8,6 +8,7 @@ import argparse
 import importlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import sys
@@ -28,7 +29,7 @@ def main(arguments=None):
     command.add_argument(
         "--cuda",
         choices=("auto", "require", "skip"),
-        default="auto",
+        default=os.environ.get("KERAS_NORMS_BUILD_CUDA") or "auto",
         help="for NVIDIA GPUs: if nvcc is there (auto, the default), or fail, or never",
     )
     command.add_argument(
@@ -63,16 +64,16 @@ def build(options):
     console = Console()
     builder = _builder("build")
     folder = pathlib.Path(options.output or library.cache_folder()).absolute()
-    report(f"Building into {folder}; a minute or more.")
+    report(f"Building into {folder}; 1-2 minutes, with nvcc 2-4 (`--cuda skip` leaves it out).")
     try:
         builder.build(folder, library.version(), cuda=options.cuda, report=report)
-    except _builder("compiler").BuildError as error:
+    except (_builder("compiler").BuildError, OSError) as error:
         Console(stderr=True).print(f"The compiled library was not built. {error}", markup=False)
         return 1
     if folder in (library.package_folder(), library.cache_folder()):
         report("Built. `keras-norms doctor` says whether layers run on it.")
     else:
-        report(f"Built. Layers look for it in {library.cache_folder()}.")
+        report(f"Built. Layers find it as {library.cache_folder()}.")
     return 0
 
 
@@ -82,6 +83,7 @@ def examine():
 
     import keras_norms
     from keras_norms.layers.keras_api import IS_KERAS_3, backend_name, keras
+    from keras_norms.ops import library
     from keras_norms.ops.native import implementation_in_use
 
     native = keras_norms.native_status()
@@ -92,6 +94,8 @@ def examine():
     if not is_tested:
         tested = " and ".join(f"{minor}.*" for minor in TESTED_TENSORFLOW)
         problems.append(f"TensorFlow {tf.__version__} is not tested; {tested} are.")
+    if library.load().is_refused:
+        problems.append(f"Layers run on plain TensorFlow. {library.load().reason}")
     if backend != "tensorflow":
         problems.append(f"Keras runs on {backend}. Set KERAS_BACKEND=tensorflow.")
     return {
@@ -145,7 +149,7 @@ def _print_table(findings):
     if findings["implementation"] == "native":
         implementation = "native: the compiled library"
     else:
-        why = "it is chosen" if native["available"] else "the compiled library is not available"
+        why = "it is chosen" if native["available"] else "the compiled library cannot be used"
         implementation = f"reference: plain TensorFlow, since {why}"
     rows = {
         "keras_norms": findings["keras_norms"],

@@ -55,6 +55,13 @@ def test_doctor_as_json(capsys, monkeypatch, found, is_current):
     assert report["implementation"] == ("native" if found.ops else "reference")
 
 
+def test_doctor_fails_where_a_library_is_refused(capsys, monkeypatch):
+    refused = library.Library(None, "The compiled library in x was cut off.", is_refused=True)
+    monkeypatch.setattr(library, "load", lambda: refused)
+    assert cli.main(["doctor"]) == 1
+    assert "Layers run on plain TensorFlow. The compiled library in x" in printed(capsys)
+
+
 @pytest.fixture
 def builder(monkeypatch, tmp_path):
     """In place of the compiler: returns the calls, and fails where told to."""
@@ -83,13 +90,20 @@ def test_build_goes_into_the_cache(capsys, builder, tmp_path):
 def test_build_elsewhere_says_where_layers_look(capsys, builder, tmp_path):
     assert cli.main(["build", "--output", "here", "--cuda", "skip"]) == 0
     assert builder == [(pathlib.Path("here").absolute(), keras_norms.__version__, "skip")]
-    assert f"Layers look for it in {library.cache_folder()}." in printed(capsys)
+    assert f"Layers find it as {library.cache_folder()}." in printed(capsys)
 
 
 def test_build_that_fails_says_why(capsys, builder):
     assert cli.main(["build", "--cuda", "require"]) == 1
     error = " ".join(capsys.readouterr().err.split())
     assert error == "The compiled library was not built. nvcc was not found."
+
+
+def test_build_where_nothing_can_be_written(capsys, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.delenv("CXX", raising=False)
+    assert cli.main(["build", "--cuda", "skip", "--output", str(tmp_path / "file" / "x")]) == 1
+    assert "The compiled library was not built." in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("command", [["diagnose"], ["build", "--cuda", "yes"]])

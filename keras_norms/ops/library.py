@@ -9,12 +9,23 @@ import ctypes
 import json
 import os
 import threading
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 PACKAGE_FOLDER = Path(__file__).parent / "_native"
+# What `_native.json` says besides the two versions.
+_DESCRIBED = {
+    "xla": str,
+    "cuda_runtime": (int, type(None)),
+    "cuda_architectures": list,
+    "sources": str,
+    "bytes": dict,
+}
+_MISSING = object()
+_OPERATIONS = ("keras_norms_moments", "keras_norms_sums", "keras_norms_blend")
 _lock = threading.Lock()
 _loaded: list["Library"] = []
 
@@ -27,12 +38,14 @@ class Library(NamedTuple):
         reason: why that is None, or where it was loaded from.
         devices: the kinds of device that the operations run on.
         built: what the library was built for, as `_native.json` says, or None.
+        is_refused: whether there is a library, but none that can be used.
     """
 
     ops: Any
     reason: str
     devices: tuple[str, ...] = ()
     built: dict[str, Any] | None = None
+    is_refused: bool = False
 
 
 class _Refused(Exception):
@@ -80,8 +93,11 @@ def driver_version():
 
 
 def _find():
-    others = (*sorted(PACKAGE_FOLDER.glob("*")), *sorted(_cache_root().glob("*")))
     refusals = []
+    try:
+        others = (*sorted(PACKAGE_FOLDER.glob("*")), *sorted(_cache_root().glob("*")))
+    except OSError as error:
+        return Library(None, f"The compiled library cannot be looked for: {error}.")
     # Libraries for other versions are refused, and tell why there is none that fits.
     for folder in dict.fromkeys((package_folder(), cache_folder(), *others)):
         try:
@@ -91,7 +107,8 @@ def _find():
         except _Refused as refusal:
             refusals.append(f"The compiled library in {folder} {refusal}")
     if refusals:
-        return Library(None, f"{refusals[0]} Rebuild it with `keras-norms build`.")
+        reason = f"{refusals[0]} Rebuild it with `keras-norms build`."
+        return Library(None, reason, is_refused=True)
     return Library(None, "The compiled library is not built. Build it with `keras-norms build`.")
 
 
@@ -102,16 +119,22 @@ def _description(folder):
         found = {"TensorFlow": built["tensorflow"], "keras_norms": built["keras_norms"]}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _Refused(f"has no readable _native.json: {error!r}.") from error
     for name, installed in (("TensorFlow", tf.__version__), ("keras_norms", version())):
         if found[name] != installed:
             raise _Refused(f"was built for {name} {found[name]}, and {installed} is installed.")
+    for name, kinds in _DESCRIBED.items():
+        if not isinstance(built.get(name, _MISSING), kinds):
+            raise _Refused(f"has no readable _native.json: {name!r} is missing or of a wrong type.")
     return built
 
 
 def _load(folder, built):
-    module = _open(folder / "_native.so")
+    _check_switches()
+    module = _open(folder / "_native.so", built)
+    if not all(hasattr(module, name) for name in _OPERATIONS):
+        raise _Refused("has none of its operations in _native.so.")
     needed, driver = built.get("cuda_runtime"), driver_version()
     if not needed:
         return Library(module, f"Loaded from {folder}, built without CUDA.", ("CPU",), built)
@@ -121,19 +144,35 @@ def _load(folder, built):
         note = f"Its CUDA kernels need a driver for {_release(needed)}, which {found}."
         return Library(module, f"Loaded from {folder}. {note}", ("CPU",), built)
     try:
-        _open(folder / "_native_cuda.so")
+        _open(folder / "_native_cuda.so", built)
     except _Refused as refusal:
         note = f"Its CUDA library {refusal}"
         return Library(module, f"Loaded from {folder}. {note}", ("CPU",), built)
     return Library(module, f"Loaded from {folder}.", ("CPU", "GPU"), built)
 
 
-def _open(path):
+def _open(path, built):
+    # A file that was cut off would end the process when it is mapped.
+    expected = built.get("bytes", {}).get(path.name)
+    if path.is_file() and path.stat().st_size != expected:
+        raise _Refused(f"is damaged: {path.name} has {path.stat().st_size} bytes, not {expected}.")
     try:
         return tf.load_op_library(str(path))
     except (tf.errors.OpError, OSError, RuntimeError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise _Refused(f"cannot be loaded: {lines[0]}.") from error
+
+
+def _check_switches():
+    """Warns of what the library's own code would ignore."""
+    for name, known in (("CPU", ("v4", "v3", "baseline")), ("XLA", ("ffi", "hlo"))):
+        value = os.environ.get(f"KERAS_NORMS_{name}")
+        if value is not None and value not in known:
+            warnings.warn(
+                f"KERAS_NORMS_{name} must be one of {', '.join(known)}; it is ignored. "
+                f"Received: {value!r}.",
+                stacklevel=2,
+            )
 
 
 def _release(version):
@@ -143,4 +182,4 @@ def _release(version):
 
 def _cache_root():
     chosen = os.environ.get("KERAS_NORMS_CACHE") or os.environ.get("XDG_CACHE_HOME")
-    return Path(chosen or os.path.expanduser("~/.cache")) / "keras_norms"
+    return Path(chosen or "~/.cache").expanduser().absolute() / "keras_norms"

@@ -18,6 +18,8 @@ FITTING = {
     "xla": "hlo",
     "cuda_runtime": None,
     "cuda_architectures": [],
+    "sources": "0123",
+    "bytes": {"_native.so": 13},
 }
 REBUILD = "Rebuild it with `keras-norms build`."
 
@@ -44,10 +46,14 @@ def opened(monkeypatch):
 
     def load_op_library(path):
         paths.append(path)
-        return path
+        return Operations(path)
 
     monkeypatch.setattr(tf, "load_op_library", load_op_library)
     return paths
+
+
+class Operations(str):
+    keras_norms_moments = keras_norms_sums = keras_norms_blend = None
 
 
 def put(folder, **changes):
@@ -109,14 +115,52 @@ def test_an_unreadable_description_is_refused(places, opened, text):
     assert "no readable _native.json" in found.reason and found.reason.endswith(REBUILD)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"not a library"], ids=["absent", "empty", "text"])
-def test_a_broken_file_is_refused(places, content):
+@pytest.mark.parametrize(
+    "changes", [dict(xla=None), dict(cuda_runtime="13"), dict(bytes=3), dict(sources=None)]
+)
+def test_an_incomplete_description_is_refused(places, opened, changes):
+    put(places[0], **changes)
+    found = library.load()
+    assert found.is_refused and not opened
+    assert f"{next(iter(changes))!r} is missing or of a wrong type." in found.reason
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (None, "cannot be loaded"),
+        (b"", "is damaged: _native.so has 0 bytes, not 13."),
+        (b"not a", "is damaged: _native.so has 5 bytes, not 13."),
+        (b"not a library", "cannot be loaded"),
+    ],
+)
+def test_a_broken_file_is_refused(places, content, reason):
+    """One that was cut off above all: mapping it ends the process."""
     put(places[0])
     if content is not None:
         (places[0] / "_native.so").write_bytes(content)
     found = library.load()
-    assert found.ops is None
-    assert "cannot be loaded" in found.reason and found.reason.endswith(REBUILD)
+    assert found.ops is None and found.is_refused
+    assert reason in found.reason and found.reason.endswith(REBUILD)
+
+
+def test_a_library_of_something_else_is_refused(places, monkeypatch):
+    monkeypatch.setattr(tf, "load_op_library", lambda path: path)
+    put(places[0])
+    assert "has none of its operations" in library.load().reason
+
+
+def test_a_cache_that_cannot_be_a_path(places, monkeypatch):
+    monkeypatch.setenv("KERAS_NORMS_CACHE", "a" * 300)
+    assert "cannot be looked for" in library.load().reason
+
+
+@pytest.mark.parametrize("name, value", [("CPU", "avx2"), ("XLA", "off")])
+def test_switches_that_the_library_would_ignore_are_named(places, opened, monkeypatch, name, value):
+    put(places[0])
+    monkeypatch.setenv(f"KERAS_NORMS_{name}", value)
+    with pytest.warns(UserWarning, match=f"KERAS_NORMS_{name} must be one of.*'{value}'"):
+        library.load()
 
 
 @pytest.mark.parametrize(
@@ -143,7 +187,7 @@ def test_a_broken_cuda_library_leaves_the_cpu(places, monkeypatch):
     def load_op_library(path):
         if path.endswith("_cuda.so"):
             raise tf.errors.NotFoundError(None, None, f"{path}: undefined symbol: x\nmore")
-        return path
+        return Operations(path)
 
     monkeypatch.setattr(tf, "load_op_library", load_op_library)
     monkeypatch.setattr(library, "driver_version", lambda: 13000)
