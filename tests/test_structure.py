@@ -6,7 +6,7 @@ import pathlib
 import keras_norms
 
 PACKAGE = pathlib.Path(keras_norms.__file__).parent
-LEVELS = {"ops": 0, "statistics": 1, "layers": 2}
+LEVELS = {"ops": 0, "statistics": 1, "layers": 2, "schedules": 2, "schedules.py": 2}
 
 
 def modules():

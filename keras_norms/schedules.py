@@ -1,0 +1,148 @@
+"""Numbers that change with the training step, for arguments such as `r_max`."""
+
+import numbers
+
+import numpy as np
+import tensorflow as tf
+
+from keras_norms.layers.keras_api import keras
+
+Schedule = keras.optimizers.schedules.LearningRateSchedule
+
+
+@keras.saving.register_keras_serializable(package="keras_norms")
+class LinearRamp(keras.optimizers.schedules.LearningRateSchedule):
+    """One value up to a step, another from a later step on, and a straight line between them.
+
+        share = clip((step - start_step) / (end_step - start_step), 0, 1)
+        value = start_value + share * (end_value - start_value)
+
+    Use it where a layer takes a schedule; it is a Keras learning-rate schedule too, and saved
+    with the layer. Not where the number of steps is not known: there is no end to wait for.
+
+    Args:
+        start_step: the last step with `start_value`, at least 0.
+        end_step: the first step with `end_value`, above `start_step`.
+        start_value: a finite number.
+        end_value: a finite number.
+
+    Raises:
+        ValueError: for an argument that breaks its rule.
+
+    Example:
+
+    >>> ramp = keras_norms.schedules.LinearRamp(10, 20, 1.0, 3.0)
+    >>> [float(ramp(step)) for step in (0, 10, 15, 20, 1000)]
+    [1.0, 1.0, 2.0, 3.0, 3.0]
+    """
+
+    def __init__(self, start_step, end_step, start_value, end_value):
+        for name, value in (("start_step", start_step), ("end_step", end_step)):
+            if not _is_finite(value) or value < 0:
+                raise ValueError(
+                    f"LinearRamp: `{name}` must be a number, at least 0. "
+                    f"Received: {name}={value!r}."
+                )
+        for name, value in (("start_value", start_value), ("end_value", end_value)):
+            if not _is_finite(value):
+                raise ValueError(
+                    f"LinearRamp: `{name}` must be a finite number. Received: {name}={value!r}."
+                )
+        if not start_step < end_step:
+            raise ValueError(
+                "LinearRamp: `end_step` must be above `start_step`. "
+                f"Received: start_step={start_step}, end_step={end_step}."
+            )
+        self.start_step = start_step
+        self.end_step = end_step
+        self.start_value = start_value
+        self.end_value = end_value
+
+    @classmethod
+    def of_total(cls, total_steps, start, end, start_value, end_value):
+        """A ramp between shares of a training of `total_steps` steps.
+
+        >>> ramp = keras_norms.schedules.LinearRamp.of_total(1000, 0.03, 0.25, 1.0, 3.0)
+        >>> ramp.start_step, ramp.end_step
+        (30, 250)
+        """
+        if not _is_finite(total_steps) or total_steps < 1:
+            raise ValueError(
+                "LinearRamp: `total_steps` must be a number, at least 1. "
+                f"Received: total_steps={total_steps!r}."
+            )
+        if not (_is_finite(start) and _is_finite(end) and 0 <= start < end <= 1):
+            raise ValueError(
+                "LinearRamp: `start` and `end` must be shares with 0 <= start < end <= 1. "
+                f"Received: start={start!r}, end={end!r}."
+            )
+        return cls(round(start * total_steps), round(end * total_steps), start_value, end_value)
+
+    def __call__(self, step):
+        length = self.end_step - self.start_step
+        step = tf.cast(step, tf.float64)
+        share = tf.clip_by_value((step - float(self.start_step)) / length, 0.0, 1.0)
+        return self.start_value + share * (self.end_value - self.start_value)
+
+    def get_config(self):
+        return {
+            "start_step": self.start_step,
+            "end_step": self.end_step,
+            "start_value": self.start_value,
+            "end_value": self.end_value,
+        }
+
+
+def schedule_or_number(value, name, low, owner):
+    """`value` as a float or a schedule that can be saved.
+
+    Args:
+        value: a number, a Keras schedule, or the config of one.
+        name: of the argument, for the message.
+        low: the least that it may be. A schedule is asked for its value at step 0.
+        owner: for the message.
+
+    Raises:
+        ValueError: for anything else, and for numbers below `low`.
+    """
+    rule = f"{owner}: `{name}` must be a number, at least {low}, or a Keras schedule of such"
+    if isinstance(value, dict):
+        value = keras.optimizers.schedules.deserialize(value)
+    if not isinstance(value, Schedule):
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not is_number or not value >= low:
+            raise ValueError(f"{rule}. Received: {name}={value!r}.")
+        return float(value)
+    try:
+        first = np.asarray(value(tf.constant(0, tf.int64)), float)
+    except Exception as error:
+        raise ValueError(
+            f"{rule}. Received: {name}={value!r}, which at step 0 fails: {error}"
+        ) from error
+    if first.shape != () or not first >= low:
+        raise ValueError(f"{rule}. Received: {name}={value!r}, which at step 0 is {first}.")
+    try:
+        keras.optimizers.schedules.serialize(value)
+    except Exception as error:
+        raise ValueError(
+            f"{rule} that can be saved. Received: {name}={value!r}, without a `get_config`."
+        ) from error
+    return value
+
+
+def value_at(schedule, step, low):
+    """A float64 scalar, never below `low` whatever the schedule does later."""
+    if not isinstance(schedule, Schedule):
+        return tf.constant(max(schedule, low), tf.float64)
+    return tf.maximum(tf.cast(schedule(step), tf.float64), low)
+
+
+def as_config(value):
+    """What JSON can hold of a float or a schedule."""
+    return keras.optimizers.schedules.serialize(value) if isinstance(value, Schedule) else value
+
+
+def _is_finite(value):
+    return (
+        isinstance(value, numbers.Real) and not isinstance(value, bool) and bool(np.isfinite(value))
+    )
