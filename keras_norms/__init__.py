@@ -1,7 +1,11 @@
 """Batch normalization for TensorFlow and Keras where batches are small, split or padded."""
 
 from keras_norms import ops as ops
+from keras_norms import schedules as schedules
 from keras_norms.layers.batch_normalization import BatchNormalization as BatchNormalization
+from keras_norms.layers.batch_renormalization import (
+    BatchRenormalization as BatchRenormalization,
+)
 from keras_norms.layers.sync_batch_normalization import (
     SyncBatchNormalization as SyncBatchNormalization,
 )

@@ -13,10 +13,15 @@ class Row:
     layer: type
     options: dict[str, Any]
     shape: tuple[int, ...]
+    state: tuple[str, ...] = ("moving_mean", "moving_variance")
 
     def make(self, **more):
         return self.layer(**{"momentum": 0.8, **self.options, **more})
 
+
+RENORM = keras_norms.BatchRenormalization
+RENORM_STATE = ("moving_mean", "moving_stddev", "step")
+RAMP = keras_norms.schedules.LinearRamp(1, 9, 1.0, 3.0)
 
 ROWS = {
     "batch": Row(keras_norms.BatchNormalization, {}, (8, 4, 3)),
@@ -30,6 +35,14 @@ ROWS = {
     ),
     "batch_bare": Row(keras_norms.BatchNormalization, dict(center=False, scale=False), (8, 5)),
     "batch_synchronized": Row(keras_norms.BatchNormalization, dict(synchronized=True), (8, 5)),
+    "renorm": Row(RENORM, dict(r_max=2.0, d_max=1.5), (8, 4, 3), RENORM_STATE),
+    "renorm_scheduled": Row(RENORM, dict(r_max=RAMP, clipping_metrics=True), (8, 5), RENORM_STATE),
+    "renorm_virtual": Row(
+        RENORM, dict(r_max=2.0, d_max=1.5, virtual_batch_size=3), (8, 5), RENORM_STATE
+    ),
+    "renorm_synchronized": Row(
+        RENORM, dict(r_max=2.0, d_max=1.5, synchronized=True), (8, 5), RENORM_STATE
+    ),
     "sync": Row(keras_norms.SyncBatchNormalization, {}, (8, 4, 4, 3)),
     "sync_groups": Row(keras_norms.SyncBatchNormalization, dict(group_size=1), (8, 5)),
 }

@@ -195,14 +195,7 @@ class BatchNormalizationBase(keras.layers.Layer):
         del extras
         if self.virtual_batch_size is not None:
             statistics = pool_segments(statistics)
-        rule = MovingAverage(
-            self.momentum,
-            self.epsilon,
-            self.unbiased_moving_variance,
-            self.skip_nonfinite_updates,
-            self.max_update,
-        )
-        mean, variance = rule.updated(
+        mean, variance = self._rule().updated(
             state["moving_mean"], state["moving_variance"], statistics, enabled
         )
         self.moving_mean.assign(tf.reshape(mean, self.moving_mean.shape))
@@ -223,6 +216,10 @@ class BatchNormalizationBase(keras.layers.Layer):
                 shape[a] = size
             inputs = tf.ensure_shape(inputs, shape)
         return tf.cast(inputs, self.compute_dtype)
+
+    def _rule(self):
+        options = self.unbiased_moving_variance, self.skip_nonfinite_updates, self.max_update
+        return MovingAverage(self.momentum, self.epsilon, *options)
 
     def _group(self):
         if not self.synchronized:

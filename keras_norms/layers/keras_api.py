@@ -56,6 +56,30 @@ def add_parameter(layer, name, shape, **options):
     )
 
 
+def add_step(layer, name):
+    """An integer that counts the training calls of each replica; the first one's is saved."""
+    if IS_KERAS_3:
+        return keras.Variable(
+            0,
+            dtype="int64",
+            trainable=False,
+            autocast=False,
+            name=name,
+            synchronization="on_read",
+            aggregation="only_first_replica",
+        )
+    return layer.add_weight(
+        name=name,
+        shape=(),
+        dtype=tf.int64,
+        initializer="zeros",
+        trainable=False,
+        experimental_autocast=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )
+
+
 def add_moving_statistic(layer, name, shape, initializer):
     """A weight that each replica updates for itself and that reads as the mean over replicas.
 

@@ -49,6 +49,13 @@ def check_arguments(layer, owner):
         )
 
 
+def checked_flag(value, name, owner):
+    """`value` as a bool; ValueError if it is none."""
+    if not _is_bool(value):
+        raise ValueError(f"{owner}: `{name}` must be a bool. Received: {name}={value!r}.")
+    return bool(value)
+
+
 def stock_config(owner, config):
     """Translates what stock Keras writes into the config of a `BatchNormalization`.
 
@@ -75,6 +82,41 @@ def stock_config(owner, config):
     axis = config.get("axis")
     if isinstance(axis, (list, tuple)) and len(axis) == 1:
         config["axis"] = axis[0]
+    return config
+
+
+def renorm_config(owner, config):
+    """Translates a stock config with `renorm=True` into one of a `BatchRenormalization`.
+
+    Stock Keras keeps a second momentum, for what inference uses, and a least r of its own; both
+    are as in the paper here, and a warning says so where that changes something.
+    """
+    config = dict(config)
+    if not config.pop("renorm", False):
+        if "renorm_momentum" in config:
+            raise ValueError(
+                f"{owner}: a stock config must have `renorm=True`; without it, it is one of "
+                f"BatchNormalization. Received: the config of {config.get('name', 'a layer')!r}."
+            )
+        return config
+    clipping = dict(config.pop("renorm_clipping", None) or {})
+    r_max = config["r_max"] = clipping.get("rmax", float("inf"))
+    config["d_max"] = clipping.get("dmax", float("inf"))
+    momentum = config.pop("renorm_momentum", 0.99)
+    if momentum != config.get("momentum", 0.99):
+        warnings.warn(
+            f"{owner}: one momentum serves training and inference; `momentum` "
+            f"{config.get('momentum', 0.99)} is used, `renorm_momentum` {momentum} is not.",
+            stacklevel=3,
+        )
+    if clipping.get("rmin", 0.0) not in (0.0, 1.0 / r_max) or (
+        "rmin" not in clipping and "rmax" in clipping
+    ):
+        warnings.warn(
+            f"{owner}: r is clipped to [1 / r_max, r_max]; rmin={clipping.get('rmin', 0.0)} is "
+            "not used.",
+            stacklevel=3,
+        )
     return config
 
 

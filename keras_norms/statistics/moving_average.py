@@ -40,6 +40,24 @@ class MovingAverage(NamedTuple):
             batch: `Moments` of the batch.
             enabled: None, or a bool tensor: where it is false nothing is updated.
         """
+        batch_mean, batch_variance, keep = self._entering(mean, variance, batch, enabled)
+        return (
+            tf.where(keep, self._mixed(mean, batch_mean), mean),
+            tf.where(keep, self._mixed(variance, batch_variance), variance),
+        )
+
+    def updated_stddev(self, mean, stddev, batch, enabled=None):
+        """The same for an average of the standard deviation, sqrt(variance + epsilon)."""
+        variance = tf.maximum(tf.square(stddev) - self.epsilon, 0.0)
+        batch_mean, batch_variance, keep = self._entering(mean, variance, batch, enabled)
+        batch_stddev = tf.sqrt(batch_variance + self.epsilon)
+        return (
+            tf.where(keep, self._mixed(mean, batch_mean), mean),
+            tf.where(keep, self._mixed(stddev, batch_stddev), stddev),
+        )
+
+    def _entering(self, mean, variance, batch, enabled):
+        """The batch's mean and variance as they enter, and where they do."""
         batch_mean = tf.cast(batch.mean, mean.dtype)
         batch_variance = tf.cast(self._variance(batch), variance.dtype)
         keep = batch.count > 0.0
@@ -53,10 +71,7 @@ class MovingAverage(NamedTuple):
             # A limit cannot hold NaN, so channels with it are left out.
             keep = tf.logical_and(keep, tf.math.is_finite(batch_mean + batch_variance))
             batch_mean, batch_variance = self._bounded(mean, variance, batch_mean, batch_variance)
-        return (
-            tf.where(keep, self._mixed(mean, batch_mean), mean),
-            tf.where(keep, self._mixed(variance, batch_variance), variance),
-        )
+        return batch_mean, batch_variance, keep
 
     def _mixed(self, old, batch):
         """Without NaN from a share of 0: momentum 1 never updates and 0 forgets the old value."""

@@ -1,0 +1,185 @@
+"""Batch Renormalization: batch statistics, corrected towards the moving ones."""
+
+import tensorflow as tf
+
+from keras_norms.layers.base import BatchNormalizationBase
+from keras_norms.layers.keras_api import add_moving_statistic, add_step, keras
+from keras_norms.layers.validation import checked_flag, renorm_config
+from keras_norms.schedules import LinearRamp, as_config, schedule_or_number, value_at
+from keras_norms.statistics.moments import pool_segments
+
+R_MAX = LinearRamp(5_000, 40_000, 1.0, 3.0)
+D_MAX = LinearRamp(5_000, 25_000, 0.0, 5.0)
+
+
+@keras.saving.register_keras_serializable(package="keras_norms")
+class BatchRenormalization(BatchNormalizationBase):
+    """Normalizes by the batch, corrected so that training sees what inference will see.
+
+    Training, per channel, with `mean` and `variance` of the batch as in `BatchNormalization`:
+
+        stddev = sqrt(variance + epsilon)
+        r      = stop_gradient(clip(stddev / moving_stddev, 1 / r_max, r_max))
+        d      = stop_gradient(clip((mean - moving_mean) / moving_stddev, -d_max, d_max))
+        y      = gamma * ((x - mean) / stddev * r + d) + beta
+        moving = momentum * moving + (1 - momentum) * (mean, stddev), after r and d
+
+    Inference, and training with `trainable = False`:
+
+        y      = gamma * (x - moving_mean) / moving_stddev + beta
+
+    Where neither limit binds, training computes what inference does, from the same statistics.
+    With `r_max = 1` and `d_max = 0` it is batch normalization: the default schedules begin there,
+    until the moving statistics mean something, and then open. The gradient of the inputs is
+    `r` times that of batch normalization, so the correction costs no pass over the activation.
+
+    Use it where batches are small, or not drawn at random (few classes in each). Not
+    where batches are large: then the batch's statistics are good enough. It does not make up for
+    all that a batch of two lacks; where replicas can talk, `synchronized=True` does more.
+    The default schedules are those of the paper, made for 130,000 steps and more. For a
+    shorter training give shares of it: `LinearRamp.of_total(steps, 0.04, 0.3, 1.0, 3.0)`.
+
+    Args:
+        axis: see `BatchNormalization`, as for all but these. Defaults to `-1`.
+        momentum: the share of the old moving value kept, in [0, 1]. Defaults to `0.99`.
+        epsilon: added to the variance. Defaults to `1e-3`.
+        r_max: a number, at least 1, or a schedule: how far the batch's standard deviation may be
+            corrected. `float("inf")` never clips. The n-th training call, from 0, uses a schedule
+            at n; where one falls below 1, 1 is used. Defaults to
+            `LinearRamp(5_000, 40_000, 1.0, 3.0)`.
+        d_max: a number, at least 0, or a schedule: the same for the mean, in moving standard
+            deviations. Defaults to `LinearRamp(5_000, 25_000, 0.0, 5.0)`.
+        clipping_metrics: whether the shares of channels at which `r` and `d` were clipped are
+            metrics of the model, `<layer>_r_clipped` and `<layer>_d_clipped`. Defaults to `False`.
+        **kwargs: all other arguments of `BatchNormalization`. `moving_variance_initializer` gives
+            the square of the initial `moving_stddev`, less epsilon.
+
+    Call arguments and shapes: as `BatchNormalization`.
+
+    Weights: `gamma`, `beta`, `moving_mean`, `moving_stddev` of shape `(channels,)` and `step`, the
+    number of training calls so far, int64: a model that is loaded goes on in its schedule.
+
+    Raises:
+        ValueError: as `BatchNormalization`; for a limit below its least value, and for a schedule
+            that does not return a number or cannot be saved.
+
+    Example:
+
+    >>> layer = keras_norms.BatchRenormalization(momentum=0.5, r_max=3.0, d_max=5.0, epsilon=0.0)
+    >>> x = tf.constant([[1.0], [3.0]])
+    >>> layer(x, training=True).numpy().T  # moving_mean is 0, moving_stddev 1
+    array([[1., 3.]], dtype=float32)
+    >>> float(layer.moving_mean[0]), float(layer.moving_stddev[0]), int(layer.step)
+    (1.0, 1.0, 1)
+
+    Reference:
+        Ioffe, 2017, https://arxiv.org/abs/1702.03275, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        axis=-1,
+        momentum=0.99,
+        epsilon=1e-3,
+        r_max=R_MAX,
+        d_max=D_MAX,
+        *,
+        clipping_metrics=False,
+        **kwargs,
+    ):
+        super().__init__(axis, momentum, epsilon, **kwargs)
+        self.r_max = schedule_or_number(r_max, "r_max", 1.0, self._owner)
+        self.d_max = schedule_or_number(d_max, "d_max", 0.0, self._owner)
+        self.clipping_metrics = checked_flag(clipping_metrics, "clipping_metrics", self._owner)
+        if self.clipping_metrics:
+            self.r_clipped = keras.metrics.Mean(name=f"{self.name}_r_clipped")
+            self.d_clipped = keras.metrics.Mean(name=f"{self.name}_d_clipped")
+
+    def _add_state(self, shape):
+        def initial_stddev(shape, dtype=None):
+            variance = tf.cast(self.moving_variance_initializer(shape, dtype=dtype), dtype)
+            return tf.sqrt(variance + self.epsilon)
+
+        self.moving_mean = add_moving_statistic(
+            self, "moving_mean", shape, self.moving_mean_initializer
+        )
+        self.moving_stddev = add_moving_statistic(self, "moving_stddev", shape, initial_stddev)
+        self.step = add_step(self, "step")
+
+    def _read_state(self):
+        step = tf.convert_to_tensor(self.step)
+        return {
+            "moving_mean": self._vector(self.moving_mean),
+            "moving_stddev": self._vector(self.moving_stddev),
+            "step": step,
+            "r_max": value_at(self.r_max, step, 1.0),
+            "d_max": value_at(self.d_max, step, 0.0),
+        }
+
+    def _stored_statistics(self, state):
+        variance = tf.square(tf.cast(state["moving_stddev"], tf.float64)) - self.epsilon
+        return {"mean": state["moving_mean"], "variance": variance}
+
+    def _affine(self, state, statistics, gamma=None, beta=None):
+        stddev = tf.sqrt(statistics.variance + self.epsilon)
+        moving_mean = tf.cast(state["moving_mean"], tf.float64)
+        moving_stddev = self._floored(tf.cast(state["moving_stddev"], tf.float64))
+        exact_r = stddev / moving_stddev
+        exact_d = (statistics.mean - moving_mean) / moving_stddev
+        r = tf.clip_by_value(exact_r, 1.0 / state["r_max"], state["r_max"])
+        d = tf.clip_by_value(exact_d, -state["d_max"], state["d_max"])
+        r, d, exact_r, exact_d = map(tf.stop_gradient, (r, d, exact_r, exact_d))
+        scale, shift = r / stddev, d
+        if gamma is not None:
+            gamma = tf.cast(gamma, tf.float64)
+            scale, shift = gamma * scale, gamma * shift
+        if beta is not None:
+            shift = shift + tf.cast(beta, tf.float64)
+        if not self.clipping_metrics:
+            return scale, statistics.mean, shift
+        shares = [
+            tf.reduce_mean(tf.cast(clipped != exact, tf.float64))
+            for clipped, exact in ((r, exact_r), (d, exact_d))
+        ]
+        return scale, statistics.mean, shift, *shares
+
+    def _inference_affine(self, state, gamma=None, beta=None):
+        scale = 1.0 / self._floored(state["moving_stddev"])
+        return scale if gamma is None else gamma * scale, state["moving_mean"], beta
+
+    def _update(self, state, statistics, extras, enabled):
+        stddev = tf.sqrt(statistics.variance + self.epsilon)
+        if self.virtual_batch_size is not None:  # The average of their standard deviations.
+            pooled = pool_segments(statistics._replace(variance=stddev))
+            stddev = pooled.variance
+            statistics = pooled._replace(variance=tf.square(stddev) - self.epsilon)
+        mean, stddev = self._rule().updated_stddev(
+            state["moving_mean"], state["moving_stddev"], statistics, enabled
+        )
+        self.moving_mean.assign(tf.reshape(mean, self.moving_mean.shape))
+        self.moving_stddev.assign(tf.reshape(stddev, self.moving_stddev.shape))
+        one = tf.constant(1, tf.int64) if enabled is None else tf.cast(enabled, tf.int64)
+        self.step.assign(state["step"] + one)
+        for metric, share in zip(self._clipping(), extras, strict=True):
+            weight = None if enabled is None else tf.cast(enabled, tf.float32)
+            metric.update_state(tf.cast(share, tf.float32), sample_weight=weight)
+
+    def _clipping(self):
+        return (self.r_clipped, self.d_clipped) if self.clipping_metrics else ()
+
+    def _floored(self, stddev):
+        """A standard deviation has epsilon in it; a loaded or initial one might be 0."""
+        return tf.maximum(stddev, tf.cast(self.epsilon**0.5, stddev.dtype))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "r_max": as_config(self.r_max),
+            "d_max": as_config(self.d_max),
+            "clipping_metrics": self.clipping_metrics,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Also takes the config of a stock `BatchNormalization(renorm=True)`."""
+        return super().from_config(renorm_config(cls.__name__, config))
