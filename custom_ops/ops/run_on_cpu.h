@@ -12,9 +12,19 @@
 
 namespace keras_norms {
 
+// The options of the session, or null: TensorFlow 2.15 does not hand them out.
+template <typename Context>
+auto SessionConfig(const Context& context, int) -> decltype(context.session_config()) {
+  return context.session_config();
+}
+template <typename Context>
+const tensorflow::ConfigProto* SessionConfig(const Context&, long) {
+  return nullptr;
+}
+
 // Whether TensorFlow's pool for operations (inter-op) is as large as that for work within one.
 inline bool HasOperationThreads(const tensorflow::OpKernelContext& context, int wanted) {
-  const tensorflow::ConfigProto* config = context.session_config();
+  const tensorflow::ConfigProto* config = SessionConfig(context, 0);
   if (config == nullptr || context.runner() == nullptr) return false;
   const int given = config->inter_op_parallelism_threads();  // 0: one a core, or as said there:
   return given == 0 ? std::getenv("TF_NUM_INTEROP_THREADS") == nullptr : given >= wanted;
