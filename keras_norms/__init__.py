@@ -1,5 +1,6 @@
 """Batch normalization for TensorFlow and Keras where batches are small, split or padded."""
 
+from keras_norms import conversion as conversion
 from keras_norms import ops as ops
 from keras_norms import schedules as schedules
 from keras_norms.layers.batch_normalization import BatchNormalization as BatchNormalization
