@@ -64,7 +64,7 @@ def find_tool(variable, *names):
     """
     chosen = os.environ.get(variable)
     if chosen and not shutil.which(chosen):
-        raise BuildError(f"{variable}={chosen} is not a program that can be run.")
+        raise BuildError(f"{variable} must be a program, without arguments. Received: {chosen!r}.")
     for name in (chosen,) if chosen else names:
         path = shutil.which(name)
         if path:
