@@ -58,53 +58,35 @@ def add_parameter(layer, name, shape, **options):
 
 def add_step(layer, name):
     """An integer that counts the training calls of each replica; the first one's is saved."""
-    if IS_KERAS_3:
-        return keras.Variable(
-            0,
-            dtype="int64",
-            trainable=False,
-            autocast=False,
-            name=name,
-            synchronization="on_read",
-            aggregation="only_first_replica",
-        )
-    return layer.add_weight(
-        name=name,
-        shape=(),
-        dtype=tf.int64,
-        initializer="zeros",
-        trainable=False,
-        experimental_autocast=False,
-        synchronization=tf.VariableSynchronization.ON_READ,
-        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-    )
+    return _add_state(layer, name, (), "int64", "zeros", "only_first_replica")
 
 
 def add_moving_statistic(layer, name, shape, initializer):
     """A weight that each replica updates for itself and that reads as the mean over replicas.
 
     Without that, replicas drift apart and only the first one's statistics are saved.
+    """
+    return _add_state(layer, name, shape, state_dtype(layer), initializer, "mean")
+
+
+def _add_state(layer, name, shape, dtype, initializer, aggregation):
+    """A weight that is not trained and has a value of its own on each replica.
+
     Keras 3 offers it on `keras.Variable` only, which the layer tracks once it is an attribute.
     """
-    dtype = state_dtype(layer)
+    options = dict(name=name, shape=shape, dtype=dtype, trainable=False)
     if IS_KERAS_3:
         return keras.Variable(
             initializer,
-            shape=shape,
-            dtype=dtype,
-            trainable=False,
             autocast=False,
-            name=name,
             synchronization="on_read",
-            aggregation="mean",
+            aggregation=aggregation,
+            **options,
         )
     return layer.add_weight(
-        name=name,
-        shape=shape,
-        dtype=dtype,
         initializer=initializer,
-        trainable=False,
         experimental_autocast=False,
         synchronization=tf.VariableSynchronization.ON_READ,
-        aggregation=tf.VariableAggregation.MEAN,
+        aggregation=getattr(tf.VariableAggregation, aggregation.upper()),
+        **options,
     )

@@ -275,32 +275,3 @@ def test_bad_arguments_get_one_sentence(options, message):
     with pytest.raises(ValueError, match=message) as caught:
         keras_norms.BatchRenormalization(name="norm", **options)
     assert "BatchRenormalization 'norm'" in str(caught.value)
-
-
-def test_a_stock_config_becomes_the_layer():
-    stock = dict(
-        name="old",
-        axis=[-1],
-        momentum=0.9,
-        renorm=True,
-        renorm_clipping=dict(rmax=3.0, rmin=1 / 3, dmax=5.0),
-        renorm_momentum=0.9,
-    )
-    layer = keras_norms.BatchRenormalization.from_config(stock)
-    assert (layer.r_max, layer.d_max, layer.momentum, layer.axis) == (3.0, 5.0, 0.9, -1)
-    unclipped = keras_norms.BatchRenormalization.from_config(
-        dict(renorm=True, renorm_clipping=None, renorm_momentum=0.99)
-    )
-    assert (unclipped.r_max, unclipped.d_max) == (INFINITE, INFINITE)
-
-
-@pytest.mark.parametrize(
-    "config, message",
-    [
-        (dict(momentum=0.99, renorm_momentum=0.9), "`renorm_momentum` 0.9 is not"),
-        (dict(renorm_clipping=dict(rmax=3.0, rmin=0.1)), "rmin=0.1 is not used"),
-    ],
-)
-def test_what_a_stock_config_loses_is_said(config, message):
-    with pytest.warns(UserWarning, match=message):
-        keras_norms.BatchRenormalization.from_config(dict(renorm=True, **config))
