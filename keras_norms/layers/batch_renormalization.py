@@ -148,11 +148,10 @@ class BatchRenormalization(BatchNormalizationBase):
         return scale if gamma is None else gamma * scale, state["moving_mean"], beta
 
     def _update(self, state, statistics, extras, enabled):
-        stddev = tf.sqrt(statistics.variance + self.epsilon)
         if self.virtual_batch_size is not None:  # The average of their standard deviations.
+            stddev = tf.sqrt(statistics.variance + self.epsilon)
             pooled = pool_segments(statistics._replace(variance=stddev))
-            stddev = pooled.variance
-            statistics = pooled._replace(variance=tf.square(stddev) - self.epsilon)
+            statistics = pooled._replace(variance=tf.square(pooled.variance) - self.epsilon)
         mean, stddev = self._rule().updated_stddev(
             state["moving_mean"], state["moving_stddev"], statistics, enabled
         )
