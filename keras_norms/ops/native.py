@@ -46,9 +46,8 @@ class _Choice(threading.local):
 
 _choice = _Choice()
 _default = ["auto"]
-_open_scopes: list[
-    str
-] = []  # Of all threads. A strategy traces its replicas in threads of its own.
+# Of all threads: a strategy traces its replicas in threads of its own.
+_open_scopes: list[str] = []
 
 
 def native_status():
