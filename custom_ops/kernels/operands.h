@@ -29,10 +29,9 @@ inline constexpr Operand kMomentsOperands[] = {
     {"weights", Role::kWeights, "num_weights"},
 };
 inline constexpr Operand kSumsOperands[] = {
-    {"u", Role::kActivation, nullptr},
-    {"v", Role::kActivation, "num_v"},
-    {"center", Role::kVector, "num_center"},
-    {"weights", Role::kWeights, "num_weights"},
+    {"u", Role::kActivation, "num_u"},       {"v", Role::kActivation, "num_v"},
+    {"center", Role::kVector, "num_center"}, {"scale", Role::kVector, "num_scale"},
+    {"shift", Role::kVector, "num_shift"},   {"weights", Role::kWeights, "num_weights"},
 };
 inline constexpr Operand kBlendOperands[] = {
     {"u", Role::kActivation, "num_u"},       {"v", Role::kActivation, "num_v"},
@@ -49,7 +48,7 @@ struct Signature {
 };
 
 inline constexpr Signature kMoments{"KerasNorms>Moments", kMomentsOperands, 2, false};
-inline constexpr Signature kSums{"KerasNorms>Sums", kSumsOperands, 4, true};
+inline constexpr Signature kSums{"KerasNorms>Sums", kSumsOperands, 6, true};
 inline constexpr Signature kBlend{"KerasNorms>Blend", kBlendOperands, 7, true};
 
 struct CallOptions {
@@ -174,6 +173,15 @@ inline std::string PresenceProblem(const Signature& signature, const OperandShap
   if (!any) return op + "at least one of u and v must be given. Received: neither.";
   if (options.weighted && !shapes[signature.size - 1].present) {
     return op + "weighted needs weights. Received: weighted=true and none.";
+  }
+  if (signature.operands == kSumsOperands) {
+    const bool u = shapes[0].present, v = shapes[1].present;
+    const bool scale = shapes[3].present, shift = shapes[4].present;
+    if (scale && !v) return op + "scale needs v. Received: scale and no v.";
+    if (shift && (u || !scale)) {
+      return op + "shift needs scale, and no u. Received: shift" +
+             (u ? " and u." : " and no scale.");
+    }
   }
   return "";
 }

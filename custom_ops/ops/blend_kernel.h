@@ -3,8 +3,6 @@
 #ifndef KERAS_NORMS_OPS_BLEND_KERNEL_H_
 #define KERAS_NORMS_OPS_BLEND_KERNEL_H_
 
-#include <vector>
-
 #include "kernels/blend.h"
 #include "ops/op_helpers.h"
 
@@ -35,11 +33,8 @@ class BlendOp : public tensorflow::OpKernel {
     arguments.weights = DataOf(weights);
     arguments.weighted = options_.weighted;
 
-    // u and v are the first inputs. One that nobody else needs holds the result.
-    const std::vector<int> candidates =
-        u != nullptr && v != nullptr ? std::vector<int>{0, 1} : std::vector<int>{0};
     tensorflow::Tensor* y;
-    OP_REQUIRES_OK(context, context->forward_input_or_allocate_output(candidates, 0,
+    OP_REQUIRES_OK(context, context->forward_input_or_allocate_output(ActivationInputs(u, v), 0,
                                                                       like.shape(), &y));
     arguments.y = y->data();
     Run(context, arguments);

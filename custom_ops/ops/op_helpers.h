@@ -103,6 +103,12 @@ inline const void* DataOf(const tensorflow::Tensor* tensor) {
   return tensor == nullptr ? nullptr : NotNull(tensor->data());
 }
 
+// The inputs that u and v are, where they come first. One that nobody else needs holds the result.
+inline std::vector<int> ActivationInputs(const tensorflow::Tensor* u,
+                                         const tensorflow::Tensor* v) {
+  return u != nullptr && v != nullptr ? std::vector<int>{0, 1} : std::vector<int>{0};
+}
+
 inline ChannelVector VectorOf(const tensorflow::Tensor* tensor) {
   if (tensor == nullptr) return {};
   return {tensor->data(), tensor->dtype() == tensorflow::DT_DOUBLE, tensor->dims() == 2};

@@ -18,24 +18,32 @@ class SumsOp : public tensorflow::OpKernel {
   void Compute(tensorflow::OpKernelContext* context) override {
     std::array<const tensorflow::Tensor*, SizeOf(kSumsOperands)> inputs;
     OP_REQUIRES_OK(context, ReadInputs(context, kSums, options_, &inputs));
-    const auto [u, v, center, weights] = inputs;
+    const auto [u, v, center, scale, shift, weights] = inputs;
+    const tensorflow::Tensor& like = v != nullptr ? *v : *u;
 
     SumsArguments arguments;
-    arguments.dtype = KernelType(u->dtype());
-    arguments.layout = LayoutOf(SizesOf(u->shape()), options_);
+    arguments.dtype = KernelType(like.dtype());
+    arguments.layout = LayoutOf(SizesOf(like.shape()), options_);
     arguments.u = DataOf(u);
     arguments.v = DataOf(v);
     arguments.center = VectorOf(center);
+    arguments.scale = VectorOf(scale);
+    arguments.shift = VectorOf(shift);
     arguments.weights = DataOf(weights);
     arguments.weighted = options_.weighted;
 
-    tensorflow::Tensor *sum_u, *sum_uv;
+    tensorflow::Tensor *sum_u, *sum_uv, *y;
     OP_REQUIRES_OK(context,
                    context->allocate_output(0, VectorShape(arguments.layout, options_), &sum_u));
     arguments.sum_u = static_cast<double*>(sum_u->data());
     if (v != nullptr) {
       OP_REQUIRES_OK(context, context->allocate_output(1, sum_u->shape(), &sum_uv));
       arguments.sum_uv = static_cast<double*>(sum_uv->data());
+    }
+    if (scale != nullptr) {
+      OP_REQUIRES_OK(context, context->forward_input_or_allocate_output(
+                                  ActivationInputs(u, v), 2, like.shape(), &y));
+      arguments.y = const_cast<void*>(DataOf(y));
     }
     Run(context, arguments);
   }

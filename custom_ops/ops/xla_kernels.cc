@@ -169,12 +169,18 @@ class SumsXla : public XlaKernel {
 
  private:
   std::vector<XlaOp> Emit(const XlaMath& math, const std::vector<XlaOp>& ops) const override {
-    const XlaMath::Sums sums = math.ComputeSums(ops[0], ops[1], ops[2], ops[3]);
-    return {sums.sum_u, sums.sum_uv};
+    const XlaMath::Sums sums =
+        math.ComputeSums(ops[0], ops[1], ops[2], ops[3], ops[4], ops[5]);
+    if (!ops[1].valid()) return {sums.sum_u};
+    return {sums.sum_u, sums.sum_uv, sums.y};
   }
   const char* Target() const override { return "keras_norms_sums"; }
   std::vector<xla::Shape> ResultShapes(const Operands& operands) const override {
-    return std::vector<xla::Shape>(operands.ops[1].valid() ? 2 : 1, VectorShape(operands));
+    std::vector<xla::Shape> shapes(operands.ops[1].valid() ? 2 : 1, VectorShape(operands));
+    if (operands.ops[3].valid()) {
+      shapes.push_back(xla::ShapeUtil::MakeShape(operands.type, operands.sizes));
+    }
+    return shapes;
   }
 };
 

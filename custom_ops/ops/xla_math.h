@@ -24,7 +24,7 @@ class XlaMath {
     Op count, mean, m2;
   };
   struct Sums {
-    Op sum_u, sum_uv;  // sum_uv is valid only where v is.
+    Op sum_u, sum_uv, y;  // sum_uv is valid only where v is, y only where scale is.
   };
 
   // Absent operands are invalid XlaOps. `type` and `sizes` are those of the activations.
@@ -51,15 +51,19 @@ class XlaMath {
     return {count, mean, xla::Max(m2, xla::ZerosLike(m2))};
   }
 
-  Sums ComputeSums(Op u, Op v, Op center, Op weights) const {
-    u = Compute(u);
-    if (options_.weighted) u = xla::Mul(u, ExpandWeights(weights));
-    const Op sum_u = Total(u);
-    if (!v.valid()) return {sum_u, Op()};
+  Sums ComputeSums(Op u, Op v, Op center, Op scale, Op shift, Op weights) const {
     const Center parts = Split(center);
-    Op sum_uv = Total(xla::Mul(u, Centred(v, parts.high, weights)));
-    if (parts.low.valid()) sum_uv = sum_uv - parts.low * sum_u;
-    return {sum_u, sum_uv};
+    const Op centred = v.valid() ? Centred(v, parts.high, weights) : Op();
+    const Op values = u.valid() ? Compute(u) : centred;
+    const Op weighed = options_.weighted ? xla::Mul(values, ExpandWeights(weights)) : values;
+    const Op sum_u = Total(weighed);
+    if (!v.valid()) return {sum_u, Op(), Op()};
+    Op sum_uv = Total(xla::Mul(weighed, centred));
+    if (u.valid() && parts.low.valid()) sum_uv = sum_uv - parts.low * sum_u;
+    if (!scale.valid()) return {sum_u, sum_uv, Op()};
+    Op y = xla::Mul(values, Expand(Vector(scale)));
+    if (shift.valid()) y = xla::Add(y, Expand(Vector(shift)));
+    return {sum_u, sum_uv, xla::ConvertElementType(y, type_)};
   }
 
   Op ComputeBlend(Op u, Op v, Op a, Op b, Op c, Op center, Op weights) const {

@@ -36,11 +36,14 @@ inline std::string Decode(ffi::RemainingArgs args, ffi::RemainingRets rets,
   arguments->u = decoder.Data(0);
   arguments->v = decoder.Data(1);
   arguments->center = decoder.Vector(2);
-  arguments->weights = decoder.Data(3);
+  arguments->scale = decoder.Vector(3);
+  arguments->shift = decoder.Vector(4);
+  arguments->weights = decoder.Data(5);
   arguments->sum_u = decoder.VectorResult(0, arguments->layout.vector_size());
   if (arguments->v != nullptr) {
     arguments->sum_uv = decoder.VectorResult(1, arguments->layout.vector_size());
   }
+  if (arguments->scale.data != nullptr) arguments->y = decoder.ActivationResult(2);
   return decoder.problem();
 }
 

@@ -17,19 +17,32 @@ def moments(x, *, axis, weights=None, segment_size=None):
     )
 
 
-def sums(u, v=None, center=None, *, axis, weights=None, weighted=False, segment_size=None):
+def sums(
+    u=None,
+    v=None,
+    center=None,
+    *,
+    scale=None,
+    shift=None,
+    axis,
+    weights=None,
+    weighted=False,
+    segment_size=None,
+):
+    vectors = dict(center=center, scale=scale, shift=shift)
     options = dict(axis=axis, weighted=weighted)
     if not _are_row_weights(weights, axis) or not _have_one_dtype(u, v):
-        return reference.sums(u, v, center, weights=weights, segment_size=segment_size, **options)
-    sum_u, sum_uv = library.ops().keras_norms_sums(
-        u=u,
+        return reference.sums(u, v, weights=weights, segment_size=segment_size, **vectors, **options)
+    sum_u, sum_uv, y = library.ops().keras_norms_sums(
+        u=_optional(u),
         v=_optional(v),
-        center=_optional(center),
         weights=_optional(weights),
         segment_size=segment_size or 0,
+        **_of_one_dtype(vectors),
         **options,
     )
-    return sum_u, sum_uv[0] if sum_uv else None
+    found = sum_u, sum_uv[0] if sum_uv else None
+    return found if scale is None else (*found, y[0])
 
 
 def blend(
@@ -51,14 +64,12 @@ def blend(
         return reference.blend(
             u, v, weights=weights, segment_size=segment_size, **vectors, **options
         )
-    if not _have_one_dtype(*vectors.values()):
-        vectors = {k: t if t is None else tf.cast(t, tf.float64) for k, t in vectors.items()}
     return library.ops().keras_norms_blend(
         u=_optional(u),
         v=_optional(v),
         weights=_optional(weights),
         segment_size=segment_size or 0,
-        **{name: _optional(vector) for name, vector in vectors.items()},
+        **_of_one_dtype(vectors),
         **options,
     )
 
@@ -66,6 +77,13 @@ def blend(
 def _optional(tensor):
     """An optional operand of the library's operations: a list of one tensor, or of none."""
     return [] if tensor is None else [tensor]
+
+
+def _of_one_dtype(vectors):
+    """Optional vectors, in float64 where they are of different dtypes."""
+    if not _have_one_dtype(*vectors.values()):
+        vectors = {k: t if t is None else tf.cast(t, tf.float64) for k, t in vectors.items()}
+    return {name: _optional(vector) for name, vector in vectors.items()}
 
 
 def _are_row_weights(weights, axis):

@@ -1,7 +1,7 @@
 """The three kernels that every layer is made of, differentiable to any order.
 
     moments(x; w)                    count = sum w, mean, m2 = sum w (x - mean)^2
-    sums(u, v, center; w)            sum w u, sum w u (v - center)
+    sums(u, v, center; w)            sum w u, sum w u (v - center), and y in the same pass
     blend(u, v, a, b, c, center; w)  a u + w (b (v - center) + c)
 
 Each is one pass over the activations it names. Their gradients are made of the same
@@ -43,28 +43,55 @@ def moments(x, *, axis, weights=None, segment_size=None):
     return recall(kernels_in_use().moments(tf.stop_gradient(x), **options), x, pullback)
 
 
-def sums(u, v=None, center=None, *, axis, weights=None, weighted=False, segment_size=None):
-    """Returns `sum w u` and, where `v` is given, `sum w u (v - center)`, else None."""
+def sums(
+    u=None,
+    v=None,
+    center=None,
+    *,
+    scale=None,
+    shift=None,
+    axis,
+    weights=None,
+    weighted=False,
+    segment_size=None,
+):
+    """Returns `sum w u` and, where `v` is given, `sum w u (v - center)`, else None.
+
+    Without `u`, `u` is `v - center`. With `scale`, a third result is `y = scale u`, without `u`
+    `y = scale (v - center) + shift`, from the same pass and without `w`.
+    """
     options = dict(axis=axis, weights=weights, weighted=weighted, segment_size=segment_size)
-    given = _present(u=u, v=v, center=center)
+    unweighted = dict(axis=axis, segment_size=segment_size)
+    given = _present(u=u, v=v, center=center, scale=scale, shift=shift)
 
     @tf.custom_gradient
     def op(*tensors):
         tensors = dict(zip(given, tensors, strict=True))
-        u, v, center = (tensors.get(name) for name in ("u", "v", "center"))
+        u, v, center, scale = (tensors.get(name) for name in ("u", "v", "center", "scale"))
         results = kernels_in_use().sums(**tensors, **options)
 
-        def gradient(sum_u_gradient, sum_uv_gradient=None):
+        def gradient(of_sum, of_product=None, dy=None):
             if v is None:
-                zero = tf.zeros_like(sum_u_gradient)
-                return blend(v=u, b=zero, c=sum_u_gradient, **options)
-            gradients = {
-                "u": blend(v=v, b=sum_uv_gradient, c=sum_u_gradient, center=center, **options),
-                "v": blend(v=u, b=sum_uv_gradient, **_weighing(options)),
-            }
-            if center is not None:
-                gradients["center"] = -sum_uv_gradient * sums(u, **_weighing(options))[0]
-            return [gradients[name] for name in given]
+                return blend(v=u, b=tf.zeros_like(of_sum), c=of_sum, **options)
+            own = 1.0 if u is not None else 2.0  # Without u, v - center is there squared.
+            through_y = {} if dy is None else dict(u=dy, a=scale)
+            d_own = blend(
+                **through_y, v=v, b=own * of_product, c=of_sum, center=center, **options
+            )
+            if u is None:
+                gradients = {"v": d_own}
+                if center is not None:
+                    gradients["center"] = -sums(d_own, **unweighted)[0]
+                if scale is not None:
+                    unweighed = {**options, "weighted": False}
+                    gradients["shift"], gradients["scale"] = sums(dy, v, center, **unweighed)
+            else:
+                gradients = {"u": d_own, "v": blend(v=u, b=of_product, **_weighing(options))}
+                if center is not None:
+                    gradients["center"] = -of_product * sums(u, **_weighing(options))[0]
+                if scale is not None:
+                    gradients["scale"] = sums(dy, u, **unweighted)[1]
+            return [tf.cast(gradients[name], given[name].dtype) for name in given]
 
         return tuple(result for result in results if result is not None), gradient
 

@@ -12,7 +12,14 @@ from keras_norms.ops import kernels
 # Operands in the order of the inputs; those with a name are there as often as that attribute says.
 _OPERANDS = {
     "Moments": {"x": None, "weights": "num_weights"},
-    "Sums": {"u": None, "v": "num_v", "center": "num_center", "weights": "num_weights"},
+    "Sums": {
+        "u": "num_u",
+        "v": "num_v",
+        "center": "num_center",
+        "scale": "num_scale",
+        "shift": "num_shift",
+        "weights": "num_weights",
+    },
     "Blend": {
         "u": "num_u",
         "v": "num_v",

@@ -37,7 +37,7 @@ def moments(x, *, axis, weights=None, segment_size=None):
             values = tf.math.multiply_no_nan(values, weights)
         return _total(values, axis, segment_size)
 
-    count = _count(x, axis, weights, segment_size)
+    count = count_of(x, axis=axis, weights=weights, segment_size=segment_size)
     shift = tf.cast(tf.math.divide_no_nan(total(x), count), dtype)
     centred = x - expand_vector(shift, x, axis, segment_size)
     # The shift is the mean up to the rounding of a float32 sum; the rest is exact.
@@ -48,19 +48,41 @@ def moments(x, *, axis, weights=None, segment_size=None):
     return count, mean, m2
 
 
-def sums(u, v=None, center=None, *, axis, weights=None, weighted=False, segment_size=None):
-    """`sum w u` and, where `v` is given, `sum w u (v - center)` per channel."""
-    dtype = _compute_dtype(u)
-    u = tf.cast(u, dtype)
-    if weighted:
-        u = u * tf.cast(weights, dtype)
-    sum_u = _total(u, axis, segment_size)
+def sums(
+    u=None,
+    v=None,
+    center=None,
+    *,
+    scale=None,
+    shift=None,
+    axis,
+    weights=None,
+    weighted=False,
+    segment_size=None,
+):
+    """`sum w u` and, where `v` is given, `sum w u (v - center)` per channel.
+
+    Without `u`, `u` is `v - center`, and the centre is rounded to the compute dtype. With `scale`,
+    also `y = scale u`, or `y = scale (v - center) + shift`.
+    """
+    like = v if v is not None else u
+    dtype = _compute_dtype(like)
+    high, low = _split(center, dtype)
+    centred = None if v is None else _centred(v, high, axis, weights, segment_size)
+    values = centred if u is None else tf.cast(u, dtype)
+    weighed = values * tf.cast(weights, dtype) if weighted else values
+    sum_u = _total(weighed, axis, segment_size)
     if v is None:
         return sum_u, None
-    high, low = _split(center, dtype)
-    centred = _centred(v, high, axis, weights, segment_size)
-    sum_uv = _total(u * centred, axis, segment_size)
-    return sum_u, sum_uv if low is None else sum_uv - low * sum_u
+    sum_uv = _total(weighed * centred, axis, segment_size)
+    if u is not None and low is not None:
+        sum_uv = sum_uv - low * sum_u
+    if scale is None:
+        return sum_u, sum_uv
+    y = values * expand_vector(tf.cast(scale, dtype), like, axis, segment_size)
+    if shift is not None:
+        y = y + expand_vector(tf.cast(shift, dtype), like, axis, segment_size)
+    return sum_u, sum_uv, tf.cast(y, like.dtype)
 
 
 def blend(
@@ -148,7 +170,7 @@ def _sum_blocks(values, size=64):
     return tf.concat([tf.reduce_sum(blocks, 1), remainder], 0)
 
 
-def _count(x, axis, weights, segment_size):
+def count_of(x, *, axis, weights=None, segment_size=None):
     """The weight behind each channel's mean: `[1]`, or `[channels]` for a mask per channel."""
     if weights is not None:
         return _total(weights, axis, segment_size)

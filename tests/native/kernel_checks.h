@@ -160,36 +160,68 @@ class Checker {
 
   // Variant 0: all operands, double vectors per segment; 1: float vectors per channel; 2: v absent.
   void CheckSums(Inputs& inputs, bool weighted, int variant) {
-    const int64_t vectors = layout_.vector_size();
     Vector center(layout_, case_.mean, case_.deviation / 8, variant != 1, variant == 0);
     if (variant == 2) center.view.data = nullptr;
-    Array sum_u(DataType::kFloat64, vectors), sum_uv(DataType::kFloat64, vectors);
     SumsArguments arguments;
-    arguments.dtype = dtype_;
-    arguments.layout = layout_;
     arguments.u = inputs.u.data();
     arguments.v = variant == 2 ? nullptr : inputs.v.data();
+    CheckSumsOf(inputs, weighted, center, arguments);
+    if (variant == 2) return;
+    // The same and y in one pass, over u; then without u, over v, and without y.
+    Vector scale(layout_, 0.7, 0.2, true, variant == 0), shift(layout_, -1, 0.5, true, false);
+    Array y(dtype_, layout_.size(), case_.misaligned);
+    const auto start_with = [&](Array& source) {
+      for (int64_t i = 0; i < y.size(); ++i) y.Set(i, source.Get(i));
+    };
+    start_with(inputs.u);
+    arguments.u = y.data();
+    CheckSumsOf(inputs, weighted, center, arguments, &y, &scale);
+    Vector narrow(layout_, case_.mean, case_.deviation / 8, dtype_ == DataType::kFloat64,
+                  variant == 0);
+    arguments.u = nullptr;
+    CheckSumsOf(inputs, weighted, narrow, arguments);
+    start_with(inputs.v);
+    arguments.v = y.data();
+    CheckSumsOf(inputs, weighted, narrow, arguments, &y, &scale, &shift);
+  }
+
+  void CheckSumsOf(Inputs& inputs, bool weighted, const Vector& center, SumsArguments arguments,
+                   Array* y = nullptr, const Vector* scale = nullptr,
+                   const Vector* shift = nullptr) {
+    const bool has_u = arguments.u != nullptr, has_v = arguments.v != nullptr;
+    const int64_t vectors = layout_.vector_size();
+    Array sum_u(DataType::kFloat64, vectors), sum_uv(DataType::kFloat64, vectors);
+    arguments.dtype = dtype_;
+    arguments.layout = layout_;
     arguments.center = center.view;
+    if (scale != nullptr) arguments.scale = scale->view;
+    if (shift != nullptr) arguments.shift = shift->view;
     arguments.weights = WeightsOf(inputs);
     arguments.weighted = weighted;
     arguments.sum_u = static_cast<double*>(sum_u.data());
-    arguments.sum_uv = variant == 2 ? nullptr : static_cast<double*>(sum_uv.data());
+    arguments.sum_uv = has_v ? static_cast<double*>(sum_uv.data()) : nullptr;
+    arguments.y = y == nullptr ? nullptr : y->data();
     if (!Ran("sums", kernels_.sums(arguments))) return;
     ForEachVector([&](int64_t segment, int64_t channel, int64_t i) {
       long double sum = 0, size = 0, product_sum = 0, product_size = 0;
       ForEach(segment, channel, [&](int64_t index, int64_t position) {
         const double weight = Weight(inputs, position);
-        const double u = (weighted ? weight : 1) * inputs.u.Get(index);
         const long double centred =
             Centred(inputs, index, weight, center.Get(segment, channel));
+        const long double value = has_u ? inputs.u.Get(index) : centred;
+        const long double u = (weighted ? weight : 1) * value;
         sum += u;
         size += std::fabs(u);
         product_sum += u * centred;
         product_size += std::fabs(u * centred);
+        if (y == nullptr) return;
+        const double scaled = scale->Get(segment, channel) * static_cast<double>(value);
+        const double shifted = shift == nullptr ? 0 : shift->Get(segment, channel);
+        ExpectActivation("sums: y", index, *y, scaled + shifted,
+                         std::fabs(scaled) + std::fabs(shifted));
       });
       Expect("sums: u", i, sum_u.Get(i), sum, SumTolerance() * size);
-      if (variant == 2) return;
-      Expect("sums: uv", i, sum_uv.Get(i), product_sum, SumTolerance() * product_size);
+      if (has_v) Expect("sums: uv", i, sum_uv.Get(i), product_sum, SumTolerance() * product_size);
     });
   }
 
@@ -233,13 +265,19 @@ class Checker {
           expected += term;
           size += std::fabs(term);
         }
-        const double low = EpsilonOf(ComputeTypeOf(dtype_)) * std::fabs(case_.mean);
-        const double smallest = dtype_ == DataType::kFloat16 ? std::ldexp(1.0, -24) : 0;
-        Expect("blend", index, y.Get(index), expected,
-               EpsilonOf(dtype_) * std::fabs(expected) + smallest +
-                   8 * EpsilonOf(ComputeTypeOf(dtype_)) * (size + low));
+        ExpectActivation("blend", index, y, expected, size);
       });
     });
+  }
+
+  // `size` is the sum of the magnitudes of the terms.
+  void ExpectActivation(const char* what, int64_t index, const Array& y, double expected,
+                        double size) {
+    const double low = EpsilonOf(ComputeTypeOf(dtype_)) * std::fabs(case_.mean);
+    const double smallest = dtype_ == DataType::kFloat16 ? std::ldexp(1.0, -24) : 0;
+    Expect(what, index, y.Get(index), expected,
+           EpsilonOf(dtype_) * std::fabs(expected) + smallest +
+               8 * EpsilonOf(ComputeTypeOf(dtype_)) * (size + low));
   }
 
   template <typename Body>

@@ -141,10 +141,28 @@ int CheckStreams(DataType dtype, ChannelLayout layout, bool weighted, int64_t mi
   blend.weighted = weighted;
   blend.y = y.data();
   Run(BlendScratchCpu, BlendCpu, blend);
+  Array scaled(dtype, layout.size(), misaligned), sum_u(DataType::kFloat64, layout.vector_size()),
+      sum_uv(DataType::kFloat64, layout.vector_size());
+  SumsArguments sums;
+  sums.dtype = dtype;
+  sums.layout = layout;
+  sums.v = v.data();
+  sums.center = center.view;
+  sums.scale = b.view;
+  sums.weights = blend.weights;
+  sums.weighted = weighted;
+  sums.sum_u = static_cast<double*>(sum_u.data());
+  sums.sum_uv = static_cast<double*>(sum_uv.data());
+  sums.y = scaled.data();
+  Run(SumsScratchCpu, SumsCpu, sums);
+  Array source(dtype, layout.size(), misaligned);
+  std::memcpy(source.data(), v.data(), v.size() * testing::SizeOf(dtype));
   blend.y = v.data();
   Run(BlendScratchCpu, BlendCpu, blend);
-  if (SameBytes(y, v, dtype)) return 0;
-  std::printf("blend past the caches differs, %s\n", testing::NameOf(dtype));
+  sums.v = sums.y = source.data();
+  Run(SumsScratchCpu, SumsCpu, sums);
+  if (SameBytes(y, v, dtype) && SameBytes(scaled, source, dtype)) return 0;
+  std::printf("a result past the caches differs, %s\n", testing::NameOf(dtype));
   return 1;
 }
 

@@ -216,7 +216,7 @@ GRADIENT_CASES = {
 
 
 @pytest.mark.parametrize("options", GRADIENT_CASES.values(), ids=GRADIENT_CASES)
-@pytest.mark.parametrize("kernel", ["moments", "sums", "blend"])
+@pytest.mark.parametrize("kernel", ["moments", "sums", "scaled", "deviations", "blend"])
 @pytest.mark.parametrize("order", [1, 2])
 def test_gradients_against_differences(rng, kernel, options, order):
     """Order 2 differentiates a function of all first-order gradients."""
@@ -228,9 +228,15 @@ def test_gradients_against_differences(rng, kernel, options, order):
     if kernel == "moments":
         inputs = {"x": rng.normal(size=shape)}
         options.pop("weighted")
-    elif kernel == "sums":
+    elif kernel in ("sums", "scaled", "deviations"):
         inputs = dict(u=rng.normal(size=shape), v=rng.normal(size=shape))
         inputs["center"] = rng.normal(size=vectors)
+        if kernel != "sums":
+            inputs["scale"] = rng.normal(size=vectors)
+        if kernel == "deviations":
+            inputs["shift"] = rng.normal(size=vectors)
+            del inputs["u"]
+        kernel = "sums"
     else:
         inputs = dict(u=rng.normal(size=shape), v=rng.normal(size=shape))
         inputs |= {name: rng.normal(size=vectors) for name in ("a", "b", "c", "center")}

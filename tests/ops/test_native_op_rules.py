@@ -15,7 +15,7 @@ from keras_norms.ops import library
 
 MOMENTS, SUMS, BLEND = "keras_norms_moments", "keras_norms_sums", "keras_norms_blend"
 X = dict(x=(2, 3, 4), axis=2)
-UV = dict(u=(2, 3, 4), v=[(2, 3, 4)], axis=2)
+UV = dict(u=[(2, 3, 4)], v=[(2, 3, 4)], axis=2)
 ROWS = "weights must have the shape of the activation, with 1 on the channel axis. Received: "
 VECTOR = "a vector must be [channels], or [segments, channels] with a segment_size. Received: "
 RANK = "an activation must have rank 2 or more, and `axis` must lie in it. Received: "
@@ -51,6 +51,11 @@ WRONG = {
     "unasked_segments": (SUMS, dict(UV, center=[(2, 4)]), VECTOR),
     "segment_count": (SUMS, dict(UV, center=[(2, 4)], segment_size=2), VECTOR),
     "unweighted": (SUMS, dict(UV, weighted=True), "weighted needs weights."),
+    "scale": (SUMS, dict(UV, scale=[(3,)]), "KerasNorms>Sums: " + VECTOR),
+    "scale_without_v": (SUMS, dict(UV, v=[], scale=[(4,)]), "scale needs v."),
+    "shift_with_u": (SUMS, dict(UV, scale=[(4,)], shift=[(4,)]), "shift needs scale, and no u."),
+    "shift_alone": (SUMS, dict(UV, u=[], shift=[(4,)]), "shift needs scale, and no u."),
+    "no_sums": (SUMS, dict(center=[(4,)], axis=1), "at least one of u and v must be given."),
     "a": (BLEND, dict(u=[(2, 4)], a=[(2,)], axis=1), "KerasNorms>Blend: " + VECTOR),
     "b": (BLEND, dict(v=[(2, 4)], b=[(5,)], axis=1), VECTOR),
     "c": (BLEND, dict(v=[(2, 4)], b=[(4,)], c=[(1,)], axis=1), VECTOR),
@@ -62,10 +67,13 @@ WRONG = {
     ),
 }
 # Already seen when the graph is built, whatever is known of the shapes.
-SEEN_WITHOUT_SHAPES = {"segments", "unweighted", "nothing", "two"}
+SEEN_WITHOUT_SHAPES = {
+    *("segments", "unweighted", "nothing", "two"),
+    *("scale_without_v", "shift_with_u", "shift_alone", "no_sums"),
+}
 LISTS = {
     MOMENTS: ["weights"],
-    SUMS: ["v", "center", "weights"],
+    SUMS: ["u", "v", "center", "scale", "shift", "weights"],
     BLEND: ["u", "v", "a", "b", "c", "center", "weights"],
 }
 

@@ -43,7 +43,8 @@ VALUES = [
     for dtype in DTYPES
     if form == "kernel" or dtype == "float32" or case in XLA_CASES
 ]
-RESULTS = ["count", "mean", "m2", "sum_u", "sum_uv", "y"]
+RESULTS = ["count", "mean", "m2", "sum_u", "sum_uv", "scaled_u", "sum_p", "sum_pp", "scaled", "y"]
+ACTIVATIONS = ["scaled_u", "scaled", "y"]
 
 
 @pytest.fixture(autouse=True)
@@ -83,15 +84,26 @@ def results(ops, u, v, a, b, c, center, weights, axis, segment_size):
     weights = [weights] if weighted else []
     options = dict(weights=weights, axis=axis, segment_size=segment_size)
     moments = ops.keras_norms_moments(x=v, **options)
-    sums = ops.keras_norms_sums(u=u, v=[v], center=[center], weighted=weighted, **options)
+    both = dict(v=[v], scale=[a], weighted=weighted, **options)
+    sums = ops.keras_norms_sums(u=[u], center=[center], shift=[], **both)
+    # Without u the centre is taken in the compute dtype, here by the caller.
+    narrow = tf.cast(tf.cast(center, _compute_dtype(u)), tf.float64)
+    deviations = ops.keras_norms_sums(u=[], center=[narrow], shift=[c], **both)
     y = ops.keras_norms_blend(
         u=[u], v=[v], a=[a], b=[b], c=[c], center=[center], weighted=weighted, **options
     )
-    return dict(zip(RESULTS, [*moments, sums[0], sums[1][0], y], strict=True))
+    found = [*moments, sums.sum_u, sums.sum_uv[0], sums.y[0]]
+    found += [deviations.sum_u, deviations.sum_uv[0], deviations.y[0], y]
+    return dict(zip(RESULTS, found, strict=True))
+
+
+def _compute_dtype(x):
+    return tf.float64 if x.dtype == tf.float64 else tf.float32
 
 
 def expected_results(u, v, a, b, c, center, weights, axis, segment_size):
     """The same in float64 NumPy."""
+    narrow = tf.cast(tf.cast(center, _compute_dtype(u)), tf.float64).numpy()
     u, v = (tf.cast(t, tf.float64).numpy() for t in (u, v))
     run = min(segment_size or len(u), max(len(u), 1)) or 1
     starts = range(0, len(u), run) if segment_size else [0]
@@ -114,7 +126,9 @@ def expected_results(u, v, a, b, c, center, weights, axis, segment_size):
     m2 = total(w * (x - expand(mean)) ** 2)
     centred = np.where(w > 0, v - expand(center), 0.0)
     y = expand(a) * u + w * (expand(b) * centred + expand(c))
-    found = [count, mean, m2, total(w * u), total(w * u * centred), y]
+    p = np.where(w > 0, v - expand(narrow), 0.0)
+    found = [count, mean, m2, total(w * u), total(w * u * centred), expand(a) * u]
+    found += [total(w * p), total(w * p * p), expand(a) * p + expand(c), y]
     return dict(zip(RESULTS, found, strict=True))
 
 
@@ -132,7 +146,7 @@ def test_values(ops, rng, form, case, dtype, weighted):
     found = compute(given)
     np.testing.assert_array_equal(found["count"], expected["count"])
     for name in RESULTS:
-        precision = dtype if dtype == "float64" or name == "y" else "float32"
+        precision = dtype if dtype == "float64" or name in ACTIVATIONS else "float32"
         oracles.assert_close(
             tf.cast(found[name], tf.float64), expected[name], precision, max(shape[0], 1), 10.0
         )
@@ -152,7 +166,7 @@ def test_values_far_from_zero_keep_their_digits(ops, rng, form, case, offset, dt
 
     found = compute(given)
     oracles.assert_close(found["mean"] - offset, expected["mean"] - offset, "float32", 1, 1.0)
-    for name in ("m2", "sum_uv", "y"):
+    for name in ("m2", "sum_uv", "sum_p", "sum_pp", "scaled", "y"):
         oracles.assert_close(found[name], expected[name], "float32", shape[0] * 10)
 
 
@@ -162,17 +176,21 @@ def test_absent_operands(ops, rng, form):
 
     @tf.function(jit_compile=form != "kernel")
     def compute():
-        sums = ops.keras_norms_sums(u=u, v=[], center=[], weights=[], axis=2)
+        nothing = dict(scale=[], shift=[], weights=[], axis=2)
+        sums = ops.keras_norms_sums(u=[u], v=[], center=[], **nothing)
+        squares = ops.keras_norms_sums(u=[], v=[u], center=[], **nothing)
         none = dict(b=[], v=[], center=[], axis=2)
         scaled = ops.keras_norms_blend(u=[u], a=[a], c=[], weights=[], **none)
         shifted = ops.keras_norms_blend(
             u=[u], a=[a], c=[c], weights=[weights], weighted=True, **none
         )
-        return sums.sum_u, scaled, shifted
+        return sums.sum_u, squares.sum_u, squares.sum_uv[0], scaled, shifted
 
-    sum_u, scaled, shifted = compute()
+    sum_u, sum_v, sum_of_squares, scaled, shifted = compute()
     exact = u.numpy().astype(np.float64)
     oracles.assert_close(sum_u, exact.sum((0, 1)), terms=30)
+    oracles.assert_close(sum_v, exact.sum((0, 1)), terms=30)
+    oracles.assert_close(sum_of_squares, (exact**2).sum((0, 1)), terms=30)
     oracles.assert_close(scaled, a * exact)
     oracles.assert_close(shifted, a * exact + weights.numpy() * c)
 

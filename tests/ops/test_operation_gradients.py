@@ -42,8 +42,11 @@ def test_an_operation_has_the_gradient_of_its_face(native, segment_size):
             tape.watch(inputs)
             _, mean, m2 = module.moments(v, **options)
             sum_u, sum_uv = module.sums(u, v, center, weighted=True, **options)
+            scaled = module.sums(u, v, center, scale=a, **options)
+            deviations = module.sums(v=v, center=center, scale=b, shift=c, **options)
             y = module.blend(u, v, a=a, b=b, c=c, center=center, weighted=True, **options)
-            target = sum(tf.reduce_sum(tf.sin(value)) for value in (mean, m2, sum_u, sum_uv, y))
+            values = (mean, m2, sum_u, sum_uv, *scaled, *deviations, y)
+            target = sum(tf.reduce_sum(tf.sin(value)) for value in values)
         return tape.gradient(target, inputs)
 
     for actual, expected in zip(gradients(fused), gradients(kernels), strict=True):

@@ -1,9 +1,11 @@
 // Sums on the CPU. A unit of work (plan.h) adds products in the compute type over blocks of 64
-// rows, or of 64 steps of a plane, and blocks and units in float64 in a fixed order.
+// rows, or of 64 steps of a plane, and blocks and units in float64 in a fixed order. Where y is
+// asked for, it is written from the same registers.
 
 #include "../sums.h"
 
 #include "reduction.h"
+#include "stores.h"
 
 namespace keras_norms {
 namespace KERAS_NORMS_LEVEL {
@@ -25,23 +27,80 @@ struct Partial {
   }
 };
 
-// Rows begin to end of a group of columns, `stride` elements apart.
-template <bool kHasV, typename Group, typename T, typename F = Compute<T>>
-void AddGroup(Group, const T* u, const T* v, int64_t stride, int64_t begin, int64_t end,
-              const F* weights, bool weighted, const F* centers, Partial partial, int64_t column) {
+// Which operands there are.
+template <bool kHasU_, bool kHasV_, bool kWrites_>
+struct Form {
+  static constexpr bool kHasU = kHasU_, kHasV = kHasV_, kWrites = kWrites_;
+};
+
+// The vectors of one unit; those that are absent are 0.
+template <typename F>
+struct Columns {
+  F center[kMostColumns], scale[kMostColumns], shift[kMostColumns];
+
+  Columns(const SumsArguments& arguments, const Plan& plan, const Unit& unit) {
+    ForEachColumn(plan, unit, [&](int64_t j, int64_t channel) {
+      const auto at = [&](const ChannelVector& vector) {
+        return High<F>(vector.at(plan.layout, unit.segment, channel));
+      };
+      center[j] = at(arguments.center);
+      if (arguments.y == nullptr) return;
+      scale[j] = at(arguments.scale);
+      shift[j] = at(arguments.shift);
+    });
+  }
+};
+
+// Where a piece of an activation begins in u, v and y; null where absent.
+template <typename T>
+struct Activations {
+  const T *u, *v;
+  T* y;
+  bool stream;  // Whether y may be written past the caches.
+
+  Activations operator+(int64_t offset) const {
+    return {u == nullptr ? u : u + offset, v == nullptr ? v : v + offset,
+            y == nullptr ? y : y + offset, stream};
+  }
+};
+
+// The formulas, the only copy on the CPU; N is a number or a vector of them. Adds to the sums and
+// returns y.
+template <typename Form, typename N, typename W>
+inline N Add(const N& u, const N& difference, const W* weight, const N& scale, const N& shift,
+             N& sum_u, N& sum_uv) {
+  const N& own = Form::kHasU ? u : difference;
+  const N value = weight == nullptr ? own : own * *weight;
+  sum_u += value;
+  if (Form::kHasV) sum_uv += value * difference;
+  if (!Form::kWrites) return N{};
+  return Form::kHasU ? scale * u : scale * difference + shift;
+}
+
+// Rows begin to end of a group of columns, `stride` elements apart. The memory of y may be that of
+// u or v: a row of a group is read before it is written.
+template <typename Form, typename Group, typename T, typename F = Compute<T>>
+void AddGroup(Group, const Activations<T>& at, int64_t stride, int64_t begin, int64_t end,
+              const F* weights, bool weighted, const Columns<F>& columns, Partial partial,
+              int64_t column) {
   using V = typename Group::Type;
-  V center[Group::kSize], sum_u[Group::kSize] = {}, sum_uv[Group::kSize] = {};
-  for (int k = 0; k < Group::kSize; ++k) center[k] = Group::At(centers, k);
+  V center[Group::kSize], scale[Group::kSize], shift[Group::kSize];
+  V sum_u[Group::kSize] = {}, sum_uv[Group::kSize] = {};
+  for (int k = 0; k < Group::kSize; ++k) {
+    center[k] = Group::At(columns.center + column, k);
+    scale[k] = Form::kWrites ? Group::At(columns.scale + column, k) : V{};
+    shift[k] = Form::kWrites ? Group::At(columns.shift + column, k) : V{};
+  }
   for (int64_t row = begin; row < end; ++row) {
+    const int64_t offset = row * stride;
     const bool hides = weights != nullptr && !(weights[row] > 0);
+    const F* weight = weighted ? weights + row : nullptr;
     for (int k = 0; k < Group::kSize; ++k) {
-      V value = Group::At(u + row * stride, k);
-      if (weighted) value *= weights[row];
-      sum_u[k] += value;
-      if (!kHasV) continue;
-      V difference = Group::At(v + row * stride, k) - center[k];
+      const V u = Form::kHasU ? Group::At(at.u + offset, k) : V{};
+      V difference = Form::kHasV ? Group::At(at.v + offset, k) - center[k] : V{};
       if (hides) difference = difference - difference == 0 ? difference : V{};
-      sum_uv[k] += value * difference;
+      const V y = Add<Form>(u, difference, weight, scale[k], shift[k], sum_u[k], sum_uv[k]);
+      if (Form::kWrites) Group::Put(y, at.y + offset, k, at.stream);
     }
   }
   F sums_u[Group::kColumns], sums_uv[Group::kColumns];
@@ -49,105 +108,120 @@ void AddGroup(Group, const T* u, const T* v, int64_t stride, int64_t begin, int6
   memcpy(sums_uv, sum_uv, sizeof sums_uv);
   for (int i = 0; i < Group::kColumns; ++i) {
     partial.u[column + i] += static_cast<double>(sums_u[i]);
-    if (kHasV) partial.uv[column + i] += static_cast<double>(sums_uv[i]);
+    if (Form::kHasV) partial.uv[column + i] += static_cast<double>(sums_uv[i]);
   }
 }
 
 // Rows of n columns, with one weight a row or none.
-template <typename T, bool kHasV, typename F = Compute<T>>
-void AddMatrix(const T* u, const T* v, int64_t stride, int64_t rows, int64_t n, const F* weights,
-               bool weighted, const F* center, Partial partial) {
+template <typename Form, typename T, typename F = Compute<T>>
+void AddMatrix(Activations<T> at, int64_t stride, int64_t rows, int64_t n, const F* weights,
+               bool weighted, const Columns<F>& columns, Partial partial) {
+  at.stream = at.stream && StartsLines(at.y, stride);
   for (int64_t begin = 0; begin < rows; begin += kBlockRows) {
     const int64_t end = Min(begin + kBlockRows, rows);
-    ForEachGroup<F, 4>(n, [&](auto group, int64_t j) {
-      const T* v_there = kHasV ? v + j : nullptr;
+    ForEachGroup<F, Form::kWrites && kVectorBytes < 64 ? 2 : 4>(n, [&](auto group, int64_t j) {
       if (weights == nullptr) {  // Known to the compiler: nothing to ask for in the loop.
-        AddGroup<kHasV>(group, u + j, v_there, stride, begin, end, static_cast<const F*>(nullptr),
-                        false, center + j, partial, j);
+        AddGroup<Form>(group, at + j, stride, begin, end, static_cast<const F*>(nullptr), false,
+                       columns, partial, j);
       } else {
-        AddGroup<kHasV>(group, u + j, v_there, stride, begin, end, weights, weighted, center + j,
-                        partial, j);
+        AddGroup<Form>(group, at + j, stride, begin, end, weights, weighted, columns, partial, j);
       }
     });
   }
 }
 
 // n contiguous values of one channel.
-template <typename T, bool kHasV, typename F = Compute<T>>
-void AddPlane(const T* u, const T* v, int64_t n, const F* weights, bool weighted, F center,
-              Partial partial, int64_t column) {
+template <typename Form, typename T, typename F = Compute<T>>
+void AddPlane(const Activations<T>& plane, int64_t n, const F* weights, bool weighted,
+              const Columns<F>& columns, Partial partial, int64_t column) {
   constexpr int kStep = Lanes<F>::kSize;
   constexpr int64_t kBlock = kStep * kBlockRows;
+  const F center = columns.center[column];
+  const F scale = Form::kWrites ? columns.scale[column] : F{};
+  const F shift = Form::kWrites ? columns.shift[column] : F{};
+  const bool stream = plane.stream && StartsLines(plane.y, 0);
   for (int64_t begin = 0; begin < n; begin += kBlock) {
     const int64_t size = Min(kBlock, n - begin);
-    const T* block_u = u + begin;
-    const T* block_v = kHasV ? v + begin : nullptr;
+    const Activations<T> block = plane + begin;
     const F* w = weights == nullptr ? nullptr : weights + begin;
     Lanes<F> sum_u, sum_uv;
-    const auto add = [&](const auto* us, const auto* vs, const F* ws) {
+    const auto add = [&](const auto* us, const auto* vs, const F* ws, auto* ys, bool streams) {
       for (int k = 0; k < 2; ++k) {
         const int at = k * kVectorSize<F>;
-        Vector<F> value = LoadVector(us + at), difference = {};
-        if (kHasV) difference = LoadVector(vs + at) - center;
+        const Vector<F> u = Form::kHasU ? LoadVector(us + at) : Vector<F>{};
+        Vector<F> difference = {}, weight = {};
+        if (Form::kHasV) difference = LoadVector(vs + at) - center;
         if (ws != nullptr) {
-          const Vector<F> weight = LoadVector(ws + at);
+          weight = LoadVector(ws + at);
           const Vector<F> finite = difference - difference == 0 ? difference : Vector<F>{};
-          if (weighted) value *= weight;
           difference = weight > 0 ? difference : finite;
         }
-        sum_u.vectors[k] += value;
-        if (kHasV) sum_uv.vectors[k] += value * difference;
+        const Vector<F> y =
+            Add<Form>(u, difference, weighted ? &weight : nullptr, Vector<F>{} + scale,
+                      Vector<F>{} + shift, sum_u.vectors[k], sum_uv.vectors[k]);
+        if (Form::kWrites) StoreVector(y, ys + at, streams);
       }
     };
     int64_t i = 0;
     for (; i + kStep <= size; i += kStep) {
-      add(block_u + i, kHasV ? block_v + i : nullptr, w == nullptr ? nullptr : w + i);
+      const Activations<T> at = block + i;
+      add(at.u, at.v, w == nullptr ? nullptr : w + i, at.y, stream);
     }
     if (i < size) {  // What is missing of a whole step is filled with what adds 0.
-      F rest_u[kStep] = {}, rest_v[kStep], rest_weights[kStep] = {};
+      F rest_u[kStep] = {}, rest_v[kStep], rest_weights[kStep] = {}, rest_y[kStep];
       for (int j = 0; j < kStep; ++j) rest_v[j] = center;
-      for (int j = 0; i + j < size; ++j) rest_u[j] = Load(block_u + i + j);
-      for (int j = 0; kHasV && i + j < size; ++j) rest_v[j] = Load(block_v + i + j);
+      for (int j = 0; Form::kHasU && i + j < size; ++j) rest_u[j] = Load(block.u + i + j);
+      for (int j = 0; Form::kHasV && i + j < size; ++j) rest_v[j] = Load(block.v + i + j);
       if (w != nullptr) memcpy(rest_weights, w + i, (size - i) * sizeof(F));
-      add(rest_u, rest_v, w == nullptr ? nullptr : rest_weights);
+      add(rest_u, rest_v, w == nullptr ? nullptr : rest_weights, rest_y, false);
+      for (int j = 0; Form::kWrites && i + j < size; ++j) Store(rest_y[j], block.y + i + j);
     }
     partial.u[column] += sum_u.total();
-    if (kHasV) partial.uv[column] += sum_uv.total();
+    if (Form::kHasV) partial.uv[column] += sum_uv.total();
   }
 }
 
-template <typename T, bool kHasV, typename F = Compute<T>>
-void AddUnit(const SumsArguments& arguments, const Plan& plan, const Unit& unit, Partial partial) {
-  const T* u = static_cast<const T*>(arguments.u);
-  const T* v = static_cast<const T*>(arguments.v);
+template <typename T, typename Form, typename F = Compute<T>>
+void AddUnit(Form, const SumsArguments& arguments, const Plan& plan, const Unit& unit,
+             Partial partial) {
+  Activations<T> all = {static_cast<const T*>(arguments.u), static_cast<const T*>(arguments.v),
+                        static_cast<T*>(arguments.y), false};
+  all.stream = Form::kWrites && IsStreamed<T>(all.y, all.u, all.v, plan.layout.size());
   const F* weights = static_cast<const F*>(arguments.weights);
   const bool weighted = arguments.weighted && weights != nullptr;
   const auto weights_at = [&](int64_t row) {
     return weights == nullptr ? nullptr : weights + plan.weight_offset(unit, row);
   };
-  const auto v_at = [&](int64_t offset) { return kHasV ? v + offset : nullptr; };
-  F center[kMostColumns];
-  ForEachColumn(plan, unit, [&](int64_t j, int64_t channel) {
-    center[j] = High<F>(arguments.center.at(plan.layout, unit.segment, channel));
-  });
+  const Columns<F> columns(arguments, plan, unit);
   if (plan.layout.inner == 1) {
-    int64_t offset = plan.offset(unit, unit.first_row);
-    AddMatrix<T, kHasV, F>(u + offset, v_at(offset), plan.columns, unit.rows, unit.columns,
-                        weights_at(unit.first_row), weighted, center, partial);
-    offset = plan.offset(unit, unit.tail_row);
+    AddMatrix<Form, T, F>(all + plan.offset(unit, unit.first_row), plan.columns, unit.rows,
+                          unit.columns, weights_at(unit.first_row), weighted, columns, partial);
     if (unit.tail_columns > 0) {
-      AddMatrix<T, kHasV, F>(u + offset, v_at(offset), 0, 1, unit.tail_columns, nullptr, false,
-                             center, partial);
+      AddMatrix<Form, T, F>(all + plan.offset(unit, unit.tail_row), 0, 1, unit.tail_columns,
+                            nullptr, false, columns, partial);
     }
-    return;
-  }
-  for (int64_t r = unit.first_row; r < unit.first_row + unit.rows; ++r) {
-    for (int64_t j = 0; j < unit.columns; ++j) {
-      const int64_t offset = plan.offset(unit, r) + j * plan.layout.inner;
-      AddPlane<T, kHasV, F>(u + offset, v_at(offset), unit.inner, weights_at(r), weighted,
-                            center[j], partial, j);
+  } else {
+    for (int64_t r = unit.first_row; r < unit.first_row + unit.rows; ++r) {
+      for (int64_t j = 0; j < unit.columns; ++j) {
+        const int64_t offset = plan.offset(unit, r) + j * plan.layout.inner;
+        AddPlane<Form, T, F>(all + offset, unit.inner, weights_at(r), weighted, columns, partial,
+                             j);
+      }
     }
   }
+  if (all.stream) FinishStreams();
+}
+
+// Calls function(form) with the form that the operands have.
+template <typename Function>
+void WithForm(const SumsArguments& arguments, const Function& function) {
+  if (arguments.v == nullptr) return function(Form<true, false, false>());
+  if (arguments.u == nullptr) {
+    return arguments.y == nullptr ? function(Form<false, true, false>())
+                                  : function(Form<false, true, true>());
+  }
+  return arguments.y == nullptr ? function(Form<true, true, false>())
+                                : function(Form<true, true, true>());
 }
 
 }  // namespace
@@ -161,18 +235,16 @@ void SumsCpu(const SumsArguments& arguments, void* scratch, const ThreadPool& po
   if (layout.channels == 0) return;
   const auto add = [&](const Plan& plan, const Unit& unit, Partial& partial) {
     Dispatch(arguments.dtype, [&](auto type) {
-      using T = decltype(type);
-      if (arguments.v == nullptr) {
-        AddUnit<T, false>(arguments, plan, unit, partial);
-      } else {
-        AddUnit<T, true>(arguments, plan, unit, partial);
-      }
+      WithForm(arguments, [&](auto form) {
+        AddUnit<decltype(type)>(form, arguments, plan, unit, partial);
+      });
     });
   };
   const auto finish = [&](int64_t segment, int64_t channel, const Partial& total, int64_t j) {
     const int64_t i = segment * layout.channels + channel;
     const double center = arguments.center.at(layout, segment, channel);
-    const double low = arguments.dtype == DataType::kFloat64 ? 0.0 : Low<float>(center);
+    const bool is_exact = arguments.dtype == DataType::kFloat64 || arguments.u == nullptr;
+    const double low = is_exact ? 0.0 : Low<float>(center);
     arguments.sum_u[i] = total.u[j];
     if (arguments.v != nullptr) arguments.sum_uv[i] = total.uv[j] - low * total.u[j];
   };

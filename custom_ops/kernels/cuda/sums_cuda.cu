@@ -1,7 +1,8 @@
 // Sums on the GPU: blocks write the sums of a chunk of each channel, then chunks are merged.
 //
 // A thread sums up to 64 products in the dtype's compute type, and those sums in float64.
-// Which values meet in which order depends on the layout alone.
+// Which values meet in which order depends on the layout alone. Where y is asked for, a thread
+// writes it from the values that it holds; y may be u or v, since nobody else reads them.
 
 #include "../sums.h"
 
@@ -32,45 +33,53 @@ struct SumsState {
 
 template <typename V>
 struct Operands {
-  const typename V::T *u, *v;  // v may be null.
-  ChannelVector center;
+  const typename V::T *u, *v;  // Either may be null.
+  ChannelVector center, scale, shift;
   const typename V::C* weights;
   bool weighted;
+  typename V::T* y;  // Null where it is not asked for.
 };
 
-template <typename V>
+template <typename V, bool kWrites>
 __global__ void __launch_bounds__(kThreads, 2)
     PartialSums(Split split, Operands<V> operands, SumsState<1>* partials) {
   using C = typename V::C;
   using State = SumsState<V::kLanes>;
-  constexpr int kInFlight = V::kHasWeights && V::kWidth > 1 ? 2 : 4;
+  using Step = Values<typename V::T, V::kWidth>;
+  // Eight channels with three vectors each leave few registers for values in flight.
+  constexpr bool kIsCrowded = kWrites && V::kLanes == 8;
+  constexpr int kInFlight = (V::kHasWeights && V::kWidth > 1) || kIsCrowded ? 2 : 4;
   constexpr int kGroups = 64 / V::kWeights / kInFlight;
-  const bool has_v = operands.v != nullptr;
+  const bool has_u = operands.u != nullptr, has_v = operands.v != nullptr;
   for (int64_t segment = BlockIndex().z; segment < split.layout.segments;
        segment += GridSize().z) {
     Walk<V> walk(split, segment);
     State* total = SharedState<State>(walk.x(), walk.y(), split.threads_x);
     *total = {};
     const int64_t channel = walk.channel(split);
-    C center[V::kLanes] = {};
+    C center[V::kLanes] = {}, scale[V::kLanes] = {}, shift[V::kLanes] = {};
     if (walk.IsAtStep()) {
 #pragma unroll
       for (int i = 0; i < V::kLanes; ++i) {
         center[i] = static_cast<C>(operands.center.at(split.layout, segment, channel + i));
+        if (!kWrites) continue;
+        scale[i] = static_cast<C>(operands.scale.at(split.layout, segment, channel + i));
+        shift[i] = static_cast<C>(operands.shift.at(split.layout, segment, channel + i));
       }
     }
     while (walk.IsAtStep()) {
       C sum_u[V::kLanes] = {}, sum_uv[V::kLanes] = {};
 #pragma unroll 1
       for (int group = 0; group < kGroups && walk.IsAtStep(); ++group) {
-        Values<typename V::T, V::kWidth> u[kInFlight], v[kInFlight];
+        Step u[kInFlight], v[kInFlight];
         Values<C, V::kWeights> weights[kInFlight];
         bool is_step[kInFlight];
+        Walk<V> writer = walk;
 #pragma unroll
         for (int i = 0; i < kInFlight; ++i) {
           is_step[i] = walk.IsAtStep();
           if (is_step[i]) {
-            u[i].Load(operands.u + walk.offset());
+            if (has_u) u[i].Load(operands.u + walk.offset());
             if (has_v) v[i].Load(operands.v + walk.offset());
             if (V::kHasWeights) weights[i].Load(operands.weights + walk.weight());
           }
@@ -79,18 +88,28 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
         for (int i = 0; i < kInFlight; ++i) {
           if (!is_step[i]) continue;
+          Step result;
 #pragma unroll
           for (int j = 0; j < V::kWidth; ++j) {
             const int lane = j % V::kLanes;
-            C value = Widen(u[i].Get(j));
             C centred = has_v ? Widen(v[i].Get(j)) - center[lane] : C(0);
             if (V::kHasWeights) {
               const C weight = weights[i].Get(j / V::kLanes);
               if (!(weight > 0) && !IsFinite(centred)) centred = 0;
-              if (operands.weighted) value *= weight;
             }
+            C value = has_u ? Widen(u[i].Get(j)) : centred;
+            if (kWrites) {
+              typename V::T narrow;
+              Narrow(scale[lane] * value + shift[lane], &narrow);
+              result.Set(j, narrow);
+            }
+            if (V::kHasWeights && operands.weighted) value *= weights[i].Get(j / V::kLanes);
             sum_u[lane] += value;
             sum_uv[lane] += value * centred;
+          }
+          if (kWrites) {
+            result.Store(operands.y + writer.offset());
+            writer.Advance();
           }
         }
       }
@@ -107,7 +126,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 struct WriteSums {
   double *sum_u, *sum_uv;
   ChannelVector center;
-  bool is_double;  // The compute type.
+  bool is_exact;  // Whether the centre that was subtracted is the one that was meant.
 
   __device__ __forceinline__ void operator()(const ChannelLayout& layout, int64_t segment,
                                              int64_t channel, const SumsState<1>& state) const {
@@ -115,7 +134,7 @@ struct WriteSums {
     const int64_t i = segment * layout.channels + channel;
     sum_u[i] = state.u[0];
     if (sum_uv != nullptr) {
-      const double low = is_double ? 0.0 : LowPart(center.at(layout, segment, channel));
+      const double low = is_exact ? 0.0 : LowPart(center.at(layout, segment, channel));
       sum_uv[i] = state.uv[0] - low * state.u[0];
     }
   }
@@ -131,20 +150,24 @@ const char* SumsCuda(const SumsArguments& arguments, void* scratch, cudaStream_t
   const ChannelLayout layout = Simplified(arguments.layout);
   if (layout.vector_size() == 0) return nullptr;
   const bool is_vector =
-      IsVector(arguments.dtype, layout, arguments.u, arguments.v, arguments.weights);
+      IsVector(arguments.dtype, layout, arguments.u, arguments.v, arguments.weights, arguments.y);
   const auto launch = [&](auto variant) {
     using V = decltype(variant);
     const Split split(layout, V::kWidth, kReductionBlocks);
     const Operands<V> operands = {static_cast<const typename V::T*>(arguments.u),
                                   static_cast<const typename V::T*>(arguments.v),
                                   arguments.center,
+                                  arguments.scale,
+                                  arguments.shift,
                                   static_cast<const typename V::C*>(arguments.weights),
-                                  arguments.weighted};
-    const char* error = Launch(PartialSums<V>, split.grid(), split.block(), stream, split,
-                               operands, static_cast<SumsState<1>*>(scratch));
+                                  arguments.weighted,
+                                  static_cast<typename V::T*>(arguments.y)};
+    const auto kernel = arguments.y == nullptr ? PartialSums<V, false> : PartialSums<V, true>;
+    const char* error = Launch(kernel, split.grid(), split.block(), stream, split, operands,
+                               static_cast<SumsState<1>*>(scratch));
     if (error != nullptr) return error;
     const WriteSums write = {arguments.sum_u, arguments.sum_uv, arguments.center,
-                             arguments.dtype == DataType::kFloat64};
+                             arguments.dtype == DataType::kFloat64 || arguments.u == nullptr};
     return LaunchMergeChunks<SumsState<1>>(split, scratch, write, stream);
   };
   return WithVariant(arguments.dtype, is_vector, layout.inner == 1, arguments.weights != nullptr,
