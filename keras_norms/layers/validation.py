@@ -6,31 +6,33 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-FLAGS = (
-    "center",
-    "scale",
-    "synchronized",
-    "unbiased_moving_variance",
-    "skip_nonfinite_updates",
-)
+
+def require(layer, owner, rule, name, holds):
+    """Raises ValueError if the argument of this name breaks its rule."""
+    value = getattr(layer, name)
+    if not holds(value):
+        raise ValueError(f"{owner}: {rule}. Received: {name}={value!r}.")
+
+
+def check_shared_arguments(layer, owner):
+    """Raises ValueError for an argument that all layers take and that breaks its rule."""
+    rule = "`epsilon` must be a finite number, at least 0"
+    require(layer, owner, "`axis` must be an int or a list of ints", "axis", _is_axis)
+    require(layer, owner, rule, "epsilon", lambda v: is_number(v, 0))
+    for name in ("center", "scale"):
+        require(layer, owner, f"`{name}` must be a bool", name, _is_bool)
 
 
 def check_arguments(layer, owner):
-    """Raises ValueError for an argument of `layer` that breaks its rule."""
-
-    def require(rule, name, holds):
-        value = getattr(layer, name)
-        if not holds(value):
-            raise ValueError(f"{owner}: {rule}. Received: {name}={value!r}.")
-
-    require("`axis` must be an int or a list of ints", "axis", _is_axis)
-    require("`momentum` must be a number in [0, 1]", "momentum", lambda v: _is_number(v, 0, 1))
-    require("`epsilon` must be a finite number, at least 0", "epsilon", lambda v: _is_number(v, 0))
-    require("`max_update` must be a positive number or None", "max_update", _is_positive_or_none)
+    """Raises ValueError for an argument of a batch-statistics layer that breaks its rule."""
+    rule = "`momentum` must be a number in [0, 1]"
+    require(layer, owner, rule, "momentum", lambda v: is_number(v, 0, 1))
+    rule = "`max_update` must be a positive number or None"
+    require(layer, owner, rule, "max_update", _is_positive_or_none)
     for name in ("group_size", "virtual_batch_size"):
-        require(f"`{name}` must be a positive int or None", name, _is_size_or_none)
-    for name in FLAGS:
-        require(f"`{name}` must be a bool", name, _is_bool)
+        require(layer, owner, f"`{name}` must be a positive int or None", name, _is_size_or_none)
+    for name in ("synchronized", "unbiased_moving_variance", "skip_nonfinite_updates"):
+        require(layer, owner, f"`{name}` must be a bool", name, _is_bool)
     if layer.max_update is not None and not layer.epsilon > 0:
         raise ValueError(
             f"{owner}: `max_update` needs an `epsilon` above 0, since a stored variance of 0 would "
@@ -47,6 +49,19 @@ def check_arguments(layer, owner):
             "cannot be synchronized. "
             f"Received: virtual_batch_size={layer.virtual_batch_size}, synchronized=True."
         )
+
+
+def check_batchless_arguments(layer, parametrizations, owner):
+    """Raises ValueError for an argument of a `BatchlessNormalization` that breaks its rule."""
+    names = ", ".join(map(repr, parametrizations))
+    rule = f"`parametrization` must be one of {names}"
+    require(layer, owner, rule, "parametrization", lambda v: v in tuple(parametrizations))
+    rule = "`nll_weight` must be a finite number, at least 0"
+    require(layer, owner, rule, "nll_weight", lambda v: is_number(v, 0))
+    rule = "`learning_rate_multiplier` must be a finite number above 0"
+    require(layer, owner, rule, "learning_rate_multiplier", lambda v: is_number(v, 0) and v > 0)
+    rule = "`monitor` must be None or a number in [0, 1)"
+    require(layer, owner, rule, "monitor", lambda v: v is None or (is_number(v, 0, 1) and v < 1))
 
 
 def checked_flag(value, name, owner):
@@ -175,13 +190,14 @@ def _is_axis(value):
     return len(values) > 0 and all(_is_int(v) for v in values)
 
 
-def _is_number(value, low, high=float("inf")):
+def is_number(value, low, high=float("inf")):
+    """Whether `value` is a finite real number in [low, high]."""
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return is_real and low <= value <= high and value < float("inf")
 
 
 def _is_positive_or_none(value):
-    return value is None or (_is_number(value, 0) and value > 0)
+    return value is None or (is_number(value, 0) and value > 0)
 
 
 def _is_size_or_none(value):

@@ -1,0 +1,148 @@
+"""What all layers of the package share: channel axes, gamma and beta, inputs, configs."""
+
+import tensorflow as tf
+
+from keras_norms.layers.keras_api import add_parameter, check_backend, keras
+from keras_norms.layers.validation import check_shared_arguments, plain, real_tensor
+from keras_norms.ops.layout import ChannelView, canonical_axes
+from keras_norms.ops.weights import row_weights
+
+SERIALIZE = {
+    "initializer": keras.initializers.serialize,
+    "regularizer": keras.regularizers.serialize,
+    "constraint": keras.constraints.serialize,
+}
+
+
+class ChannelNormalization(keras.layers.Layer):
+    """`y = scale * (x - center) + shift` per channel, with gamma and beta in scale and shift."""
+
+    config_names = (
+        "axis",
+        "epsilon",
+        "center",
+        "scale",
+        "beta_initializer",
+        "gamma_initializer",
+        "beta_regularizer",
+        "gamma_regularizer",
+        "beta_constraint",
+        "gamma_constraint",
+    )
+
+    def __init__(
+        self,
+        axis,
+        epsilon,
+        center,
+        scale,
+        beta_initializer,
+        gamma_initializer,
+        beta_regularizer,
+        gamma_regularizer,
+        beta_constraint,
+        gamma_constraint,
+        **kwargs,
+    ):
+        check_backend(type(self).__name__)
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.axis = axis
+        self.epsilon = epsilon
+        self.center = center
+        self.scale = scale
+        self.beta_initializer = keras.initializers.get(beta_initializer)
+        self.gamma_initializer = keras.initializers.get(gamma_initializer)
+        self.beta_regularizer = keras.regularizers.get(beta_regularizer)
+        self.gamma_regularizer = keras.regularizers.get(gamma_regularizer)
+        self.beta_constraint = keras.constraints.get(beta_constraint)
+        self.gamma_constraint = keras.constraints.get(gamma_constraint)
+        check_shared_arguments(self, self._owner)
+        self.axis = [int(a) for a in axis] if isinstance(axis, (list, tuple)) else int(axis)
+
+    def build(self, input_shape):
+        axes = canonical_axes(self.axis, len(input_shape), self._owner)
+        for axis in axes:
+            if input_shape[axis] is None:
+                raise ValueError(
+                    f"{self._owner}: the size of a channel axis must be known to create the "
+                    f"weights. Received: input_shape={tuple(input_shape)}, axis={self.axis}."
+                )
+        self._check_build(axes)
+        if len(axes) == 1:
+            shape = (input_shape[axes[0]],)
+        else:
+            shape = tuple(n if a in axes else 1 for a, n in enumerate(input_shape))
+        self.gamma = self.beta = None
+        if self.scale:
+            self.gamma = add_parameter(
+                self,
+                "gamma",
+                shape,
+                initializer=self.gamma_initializer,
+                regularizer=self.gamma_regularizer,
+                constraint=self.gamma_constraint,
+            )
+        if self.center:
+            self.beta = add_parameter(
+                self,
+                "beta",
+                shape,
+                initializer=self.beta_initializer,
+                regularizer=self.beta_regularizer,
+                constraint=self.beta_constraint,
+            )
+        self._add_state(shape)
+        self.input_spec = keras.layers.InputSpec(
+            ndim=len(input_shape), axes={a: input_shape[a] for a in axes}
+        )
+        self.built = True
+
+    def _check_build(self, axes):
+        """Raises if the layer cannot be built for these channel axes."""
+
+    def _add_state(self, shape):
+        """Creates the weights beside gamma and beta."""
+        raise NotImplementedError
+
+    @property
+    def _owner(self):
+        return f"{type(self).__name__} '{self.name}'"
+
+    def _checked(self, inputs):
+        """The inputs as a tensor of the compute dtype with known channel sizes."""
+        inputs = real_tensor(inputs, "inputs", self._owner)
+        shape = inputs.shape.as_list()
+        if any(shape[a] is None for a in self.input_spec.axes):
+            for a, size in self.input_spec.axes.items():
+                shape[a] = size
+            inputs = tf.ensure_shape(inputs, shape)
+        return tf.cast(inputs, self.compute_dtype)
+
+    def _viewed(self, inputs, mask):
+        """The inputs with one channel axis, their weights, and the way back."""
+        inputs = self._checked(inputs)
+        axes = canonical_axes(self.axis, inputs.shape.rank, self._owner)
+        view = ChannelView(axes, inputs.shape.rank)
+        weights = row_weights(mask, inputs, axes, self._owner)
+        weights = None if weights is None else view.apply(weights)
+        return view.apply(inputs), weights, view.axis, lambda y: view.restore(y, inputs)
+
+    def _vector(self, variable):
+        value = tf.convert_to_tensor(variable)
+        return value if value.shape.rank == 1 else tf.reshape(value, [-1])
+
+    def _read_parameters(self):
+        named = {"gamma": self.gamma, "beta": self.beta}
+        return {name: self._vector(v) for name, v in named.items() if v is not None}
+
+    def compute_output_shape(self, input_shape):
+        canonical_axes(self.axis, len(input_shape), self._owner)
+        return input_shape
+
+    def get_config(self):
+        config = super().get_config()
+        for name in self.config_names:
+            value = getattr(self, name)
+            config[name] = SERIALIZE.get(name.rpartition("_")[2], plain)(value)
+        return config
