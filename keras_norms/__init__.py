@@ -7,6 +7,9 @@ from keras_norms.layers.batch_normalization import BatchNormalization as BatchNo
 from keras_norms.layers.batch_renormalization import (
     BatchRenormalization as BatchRenormalization,
 )
+from keras_norms.layers.batchless_normalization import (
+    BatchlessNormalization as BatchlessNormalization,
+)
 from keras_norms.layers.sync_batch_normalization import (
     SyncBatchNormalization as SyncBatchNormalization,
 )

@@ -4,6 +4,8 @@ The package follows `tf.keras`: Keras 3, or Keras 2 with TensorFlow 2.15 or with
 `TF_USE_LEGACY_KERAS=1`.
 """
 
+import threading
+
 import tensorflow as tf
 
 IS_KERAS_3 = hasattr(tf.keras, "Variable")
@@ -41,6 +43,43 @@ def check_may_build(owner):
             "replicas. Build the model in the strategy's scope, with an Input or `model.build`. "
             f"Received: a first call on {replicas} replicas."
         )
+
+
+class _LossesOfThread(threading.local):
+    """What Keras 3 does with a layer's list of losses, for each thread apart."""
+
+    def __init__(self):
+        self.losses = []
+
+    def extend(self, losses):
+        self.losses.extend(losses)
+
+    def clear(self):
+        self.losses.clear()
+
+    def __getitem__(self, key):
+        return self.losses[key]
+
+    def __iter__(self):
+        return iter(self.losses)
+
+    def __len__(self):
+        return len(self.losses)
+
+    def __reduce__(self):
+        return _LossesOfThread, ()  # A copy of a layer has no losses yet.
+
+
+def keep_losses_per_thread(layer):
+    """Gives each replica its own list of this layer's `add_loss`, as Keras 2 does.
+
+    Replicas are threads that share the layer object. One that waits for the others in the middle of
+    a model, in a collective or where a dropout layer draws, would find that they have emptied and
+    filled the list that Keras 3 has for all of them: losses are lost, and others counted twice.
+    There is no public way to say so; tests/layers/test_losses_of_replicas.py shows both.
+    """
+    if IS_KERAS_3:
+        layer._losses = _LossesOfThread()
 
 
 def state_dtype(layer):

@@ -1,0 +1,303 @@
+"""Batchless Normalization: the statistics are parameters, and every instance stands alone."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_norms.layers.channels import ChannelNormalization
+from keras_norms.layers.keras_api import (
+    add_moving_statistic,
+    add_parameter,
+    keep_losses_per_thread,
+    keras,
+)
+from keras_norms.layers.validation import check_batchless_arguments, static_if_possible
+from keras_norms.ops.kernels import blend
+from keras_norms.statistics.given import normalize_given
+
+
+class Parametrization(NamedTuple):
+    """How a standard deviation is kept as a weight.
+
+    Attributes:
+        weight: the name of the weight.
+        stored: `stored(stddev, epsilon)` is its value.
+        inverse: `inverse(stored, epsilon)` is `1 / stddev`.
+        log: `log(stored, epsilon)` is `log(stddev)`.
+    """
+
+    weight: str
+    stored: Callable
+    inverse: Callable
+    log: Callable
+
+
+PARAMETRIZATIONS = {
+    "log": Parametrization(
+        "log_stddev",
+        lambda stddev, epsilon: tf.math.log(stddev),
+        lambda stored, epsilon: tf.exp(-stored),
+        lambda stored, epsilon: stored,
+    ),
+    "abs": Parametrization(
+        "stddev",
+        lambda stddev, epsilon: tf.maximum(stddev - epsilon, 0.0),
+        lambda stored, epsilon: 1.0 / (tf.abs(stored) + epsilon),
+        lambda stored, epsilon: tf.math.log(tf.abs(stored) + epsilon),
+    ),
+    "inv": Parametrization(
+        "inverse_stddev",
+        lambda stddev, epsilon: 1.0 / stddev,
+        lambda stored, epsilon: stored,
+        lambda stored, epsilon: -tf.math.log(tf.abs(stored) + epsilon),
+    ),
+}
+
+
+class Statistics(NamedTuple):
+    """What a `BatchlessNormalization` normalizes with, of the shape of its weights."""
+
+    mean: tf.Tensor
+    stddev: tf.Tensor
+
+
+@keras.saving.register_keras_serializable(package="keras_norms")
+class BatchlessNormalization(ChannelNormalization):
+    """Normalizes by a mean and a standard deviation that are trained, not taken from the batch.
+
+    Training and inference, per channel:
+
+        y = gamma * (x - mean) / stddev + beta
+
+    In training the layer also adds a loss whose value is exactly 0 and whose gradient is that of
+    the negative log-likelihood of a Gaussian, averaged over the channels:
+
+        nll = mean(log(stddev) + E[z^2] / 2),  z = (stop_gradient(x) - mean) / stddev
+
+    `E` is the mean over the batch and all other axes, masked positions left out. Only this loss
+    moves `mean` and `stddev`, and it moves nothing else: the task's gradient of the inputs is
+    `gamma / stddev * dy`. So nothing ties the instances of a batch together. The gradients of N
+    batches of one instance, averaged, are those of one batch of N; memory need hold only one
+    instance; and replicas need no communication in the layer, since the gradients of its
+    weights are averaged with all others.
+
+    Use it for batches of one, for streams, and where memory holds few instances. Its statistics
+    follow the data as fast as the optimizer lets them. Start with `initialize_statistics`, which
+    takes them from data, keep the learning rate moderate, and watch `E[z^2]`, which should stay
+    near 1: see `monitor`. Not where large batches fit: there batch normalization, whose
+    gradient knows of the statistics, is the more robust. Weight decay and constraints
+    that pull weights to 0 should leave `mean` and `stddev` alone: see `statistics_weights`.
+
+    Args:
+        axis: the channel axis, or several. Defaults to `-1`.
+        epsilon: added to the magnitude of a stored standard deviation, against a division by 0;
+            unused by `"log"`. Defaults to `1e-5`.
+        center, scale: whether there is a `beta`, a `gamma`. Default to `True`.
+        beta_initializer, gamma_initializer: Default to `"zeros"` and `"ones"`.
+        mean_initializer, stddev_initializer: of the statistics, whatever the parametrization. The
+            standard deviation must be above 0. Default to `"zeros"` and `"ones"`.
+        beta_regularizer, gamma_regularizer, beta_constraint, gamma_constraint: Default to `None`.
+        parametrization: which weight stands for the standard deviation. `"log"` is `log_stddev`,
+            `"abs"` is `stddev`, of either sign, and `"inv"` is `inverse_stddev`.
+            Defaults to `"log"`.
+        nll_weight: the weight of the loss, at least 0; 0 freezes the statistics.
+            Defaults to `1.0`.
+        learning_rate_multiplier: how many times faster than other weights the statistics move, a
+            number above 0. The weights then hold the statistics divided by it, which has the
+            same effect under SGD, with or without momentum, and under Adam, where scaling the
+            gradient would have none. Defaults to `1.0`.
+        monitor: None, or the momentum in [0, 1) of a moving average of `E[z^2]`, kept in the weight
+            `second_moment`, which starts at 1. `callbacks.SecondMomentMonitor` reads it.
+            Defaults to `None`.
+        **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        inputs: tensor `(batch, ..., channels, ...)`.
+        training: whether to add the loss. Defaults to `False`.
+        mask: as in `BatchNormalization`; positions of weight 0 are left out of `E`.
+
+    Weights: `gamma`, `beta`, `mean` and `log_stddev`, `stddev` or `inverse_stddev`, all trained;
+    `second_moment` where there is a `monitor`.
+
+    Raises:
+        ValueError: for an argument, an input or a mask that breaks its rule.
+
+    Example:
+
+    >>> layer = keras_norms.BatchlessNormalization(mean_initializer=keras.initializers.Constant(2.0),
+    ...                                            stddev_initializer=keras.initializers.Constant(4.0))
+    >>> layer(tf.constant([[2.0], [10.0]]), training=True).numpy().T
+    array([[0., 2.]], dtype=float32)
+    >>> [float(loss) for loss in layer.losses]
+    [0.0]
+
+    Reference:
+        Berger and Uc Cetina, 2022, https://arxiv.org/abs/2212.14729.
+    """
+
+    config_names = (
+        *ChannelNormalization.config_names,
+        "mean_initializer",
+        "stddev_initializer",
+        "parametrization",
+        "nll_weight",
+        "learning_rate_multiplier",
+        "monitor",
+    )
+
+    def __init__(
+        self,
+        axis=-1,
+        epsilon=1e-5,
+        center=True,
+        scale=True,
+        beta_initializer="zeros",
+        gamma_initializer="ones",
+        mean_initializer="zeros",
+        stddev_initializer="ones",
+        beta_regularizer=None,
+        gamma_regularizer=None,
+        beta_constraint=None,
+        gamma_constraint=None,
+        parametrization="log",
+        nll_weight=1.0,
+        *,
+        learning_rate_multiplier=1.0,
+        monitor=None,
+        **kwargs,
+    ):
+        super().__init__(
+            axis,
+            epsilon,
+            center,
+            scale,
+            beta_initializer,
+            gamma_initializer,
+            beta_regularizer,
+            gamma_regularizer,
+            beta_constraint,
+            gamma_constraint,
+            **kwargs,
+        )
+        self.mean_initializer = keras.initializers.get(mean_initializer)
+        self.stddev_initializer = keras.initializers.get(stddev_initializer)
+        self.parametrization = parametrization
+        self.nll_weight = nll_weight
+        self.learning_rate_multiplier = learning_rate_multiplier
+        self.monitor = monitor
+        check_batchless_arguments(self, PARAMETRIZATIONS, self._owner)
+        keep_losses_per_thread(self)
+
+    def _add_state(self, shape):
+        def initial_mean(shape, dtype=None):
+            return self._divided(tf.cast(self.mean_initializer(shape, dtype=dtype), dtype))
+
+        def initial_stored(shape, dtype=None):
+            stddev = tf.cast(self.stddev_initializer(shape, dtype=dtype), dtype)
+            return self._divided(self._stddev_rule.stored(stddev, self.epsilon))
+
+        self.mean = add_parameter(self, "mean", shape, initializer=initial_mean)
+        name = self._stddev_rule.weight
+        setattr(self, name, add_parameter(self, name, shape, initializer=initial_stored))
+        if self.monitor is not None:
+            self.second_moment = add_moving_statistic(self, "second_moment", (), "ones")
+
+    def call(self, inputs, training=None, mask=None):
+        x, weights, axis, restore = self._viewed(inputs, mask)
+        training = static_if_possible(training, self._owner) if self.trainable else False
+        mean, stored = (self._multiplied(self._vector(v)) for v in self.statistics_weights)
+        inverse_stddev = self._stddev_rule.inverse(stored, self.epsilon)
+        scale, center, shift = self._affine(mean, inverse_stddev, **self._read_parameters())
+        if training is False:
+            return restore(blend(v=x, b=scale, c=shift, center=center, axis=axis, weights=weights))
+        y, deviations = normalize_given(x, scale, center, shift, axis=axis, weights=weights)
+        self._follow(deviations, mean, stored, inverse_stddev, enabled=training)
+        return restore(y)
+
+    @property
+    def statistics_weights(self):
+        """The weights that stand for the mean and the standard deviation.
+
+        To keep them from weight decay: `keras_norms.exclude_statistics_from_weight_decay`.
+        """
+        return [self.mean, getattr(self, self._stddev_rule.weight)]
+
+    @property
+    def statistics(self):
+        """The `Statistics(mean, stddev)` that the layer normalizes with now."""
+        mean, stored = (
+            self._multiplied(tf.convert_to_tensor(v)) for v in self.statistics_weights
+        )
+        return Statistics(mean, tf.abs(1.0 / self._stddev_rule.inverse(stored, self.epsilon)))
+
+    def assign_statistics(self, mean, stddev):
+        """Sets the mean and the standard deviation that the layer normalizes with.
+
+        Raises:
+            ValueError: if they are not finite, the standard deviation is not above 0, or they do
+                not have the size of the weights. Nothing is set then.
+        """
+        given = [np.asarray(value, np.float64) for value in (mean, stddev)]
+        if any(value.size != np.prod(self.mean.shape) for value in given):
+            raise ValueError(
+                f"{self._owner}: statistics must have the shape of the weights, "
+                f"{tuple(self.mean.shape)}. Received: shapes {given[0].shape}, {given[1].shape}."
+            )
+        if not all(np.isfinite(value).all() for value in given) or not (given[1] > 0).all():
+            raise ValueError(
+                f"{self._owner}: statistics must be finite, the standard deviation above 0. "
+                f"Received: mean={given[0]}, stddev={given[1]}."
+            )
+        values = given[0], self._stddev_rule.stored(tf.constant(given[1]), self.epsilon)
+        for variable, value in zip(self.statistics_weights, values, strict=True):
+            value = tf.cast(self._divided(value), variable.dtype)
+            variable.assign(tf.reshape(value, variable.shape))
+
+    def _affine(self, mean, inverse_stddev, gamma=None, beta=None):
+        """Scale, center and shift; the statistics are constants here."""
+        scale = tf.stop_gradient(inverse_stddev)
+        return scale if gamma is None else gamma * scale, tf.stop_gradient(mean), beta
+
+    def _follow(self, deviations, mean, stored, inverse_stddev, enabled):
+        """Adds the loss that moves the statistics, and updates the monitor."""
+        count, total, squares = deviations
+        # In z the deviations are constants, taken from where the mean is now.
+        offset = tf.cast(mean - tf.stop_gradient(mean), tf.float64)
+        mean_square = (
+            tf.math.divide_no_nan(squares, count)
+            - 2.0 * offset * tf.math.divide_no_nan(total, count)
+            + tf.square(offset)
+        )
+        second_moment = mean_square * tf.square(tf.cast(inverse_stddev, tf.float64))
+        log_stddev = tf.cast(self._stddev_rule.log(stored, self.epsilon), tf.float64)
+        nll = log_stddev + 0.5 * second_moment
+        # Where a mask leaves nothing there is nothing to follow.
+        use = count > 0.0 if enabled is True else tf.logical_and(count > 0.0, enabled)
+        nll = tf.reduce_mean(tf.where(use, nll, tf.zeros_like(nll)))
+        loss = tf.cast(self.nll_weight * (nll - tf.stop_gradient(nll)), mean.dtype)
+        self.add_loss(loss)
+        if self.monitor is not None:
+            # Channels without a count keep what there was.
+            old = tf.convert_to_tensor(self.second_moment)
+            new = tf.where(use, tf.cast(second_moment, old.dtype), old)
+            mixed = self.monitor * old + (1.0 - self.monitor) * tf.reduce_mean(new)
+            self.second_moment.assign(mixed)
+
+    @property
+    def _stddev_rule(self):
+        return PARAMETRIZATIONS[self.parametrization]
+
+    def _divided(self, value):
+        return value / self.learning_rate_multiplier
+
+    def _multiplied(self, stored):
+        """What a weight stands for, with the gradient of the weight itself.
+
+        A step of the weight is a step of what it stands for times the multiplier. Were the
+        gradient multiplied too, SGD would make steps of its square.
+        """
+        if self.learning_rate_multiplier == 1.0:
+            return stored
+        return stored + tf.stop_gradient((self.learning_rate_multiplier - 1.0) * stored)
