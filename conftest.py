@@ -21,8 +21,9 @@ tf.config.set_logical_device_configuration(
 def doctest_names(doctest_namespace):
     """What docstring examples may use without importing it."""
     import keras_norms
+    from keras_norms.layers.keras_api import keras
 
-    doctest_namespace.update(tf=tf, np=np, keras_norms=keras_norms)
+    doctest_namespace.update(tf=tf, np=np, keras=keras, keras_norms=keras_norms)
 
 
 @pytest.fixture

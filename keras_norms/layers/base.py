@@ -89,9 +89,7 @@ class BatchNormalizationBase(ChannelNormalization):
         state, parameters = self._read_state(), self._read_parameters()
         if training is False:
             scale, center, shift = self._inference_affine(state, **parameters)
-            return restore(
-                blend(v=x, b=scale, c=shift, center=center, axis=axis, weights=weights)
-            )
+            return restore(blend(v=x, b=scale, c=shift, center=center, axis=axis, weights=weights))
         enabled = None if training is True else training
         y, statistics, extras = normalize_batch(
             x,

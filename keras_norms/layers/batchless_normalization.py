@@ -1,5 +1,7 @@
 """Batchless Normalization: the statistics are parameters, and every instance stands alone."""
 
+import contextlib
+import contextvars
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -54,6 +56,22 @@ PARAMETRIZATIONS = {
         lambda stored, epsilon: -tf.math.log(tf.abs(stored) + epsilon),
     ),
 }
+
+
+_observer = contextvars.ContextVar("observer", default=None)
+
+
+@contextlib.contextmanager
+def observed(observer):
+    """Within, every layer that infers calls `observer(layer, x, weights, axis, y)`.
+
+    `x` has one channel axis, `axis`; `weights` are as `row_weights` makes them, or None.
+    """
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
 
 
 class Statistics(NamedTuple):
@@ -126,8 +144,9 @@ class BatchlessNormalization(ChannelNormalization):
 
     Example:
 
-    >>> layer = keras_norms.BatchlessNormalization(mean_initializer=keras.initializers.Constant(2.0),
-    ...                                            stddev_initializer=keras.initializers.Constant(4.0))
+    >>> layer = keras_norms.BatchlessNormalization()
+    >>> layer.build((None, 1))
+    >>> layer.assign_statistics(mean=[2.0], stddev=[4.0])
     >>> layer(tf.constant([[2.0], [10.0]]), training=True).numpy().T
     array([[0., 2.]], dtype=float32)
     >>> [float(loss) for loss in layer.losses]
@@ -211,7 +230,10 @@ class BatchlessNormalization(ChannelNormalization):
         inverse_stddev = self._stddev_rule.inverse(stored, self.epsilon)
         scale, center, shift = self._affine(mean, inverse_stddev, **self._read_parameters())
         if training is False:
-            return restore(blend(v=x, b=scale, c=shift, center=center, axis=axis, weights=weights))
+            y = restore(blend(v=x, b=scale, c=shift, center=center, axis=axis, weights=weights))
+            if (observer := _observer.get()) is not None:
+                observer(self, x, weights, axis, y)
+            return y
         y, deviations = normalize_given(x, scale, center, shift, axis=axis, weights=weights)
         self._follow(deviations, mean, stored, inverse_stddev, enabled=training)
         return restore(y)
@@ -227,9 +249,7 @@ class BatchlessNormalization(ChannelNormalization):
     @property
     def statistics(self):
         """The `Statistics(mean, stddev)` that the layer normalizes with now."""
-        mean, stored = (
-            self._multiplied(tf.convert_to_tensor(v)) for v in self.statistics_weights
-        )
+        mean, stored = (self._multiplied(tf.convert_to_tensor(v)) for v in self.statistics_weights)
         return Statistics(mean, tf.abs(1.0 / self._stddev_rule.inverse(stored, self.epsilon)))
 
     def assign_statistics(self, mean, stddev):

@@ -82,6 +82,14 @@ def keep_losses_per_thread(layer):
         layer._losses = _LossesOfThread()
 
 
+def nested_layers(model):
+    """`model` and all layers inside it, at any depth, each once.
+
+    Keras has no public way to reach layers inside layers; this name is the same in Keras 2 and 3.
+    """
+    return list(model._flatten_layers())
+
+
 def state_dtype(layer):
     """float32 under every dtype policy but float64: half precision cannot hold statistics."""
     return "float64" if layer.variable_dtype == "float64" else "float32"

@@ -32,7 +32,9 @@ def sums(
     vectors = dict(center=center, scale=scale, shift=shift)
     options = dict(axis=axis, weighted=weighted)
     if not _are_row_weights(weights, axis) or not _have_one_dtype(u, v):
-        return reference.sums(u, v, weights=weights, segment_size=segment_size, **vectors, **options)
+        return reference.sums(
+            u, v, weights=weights, segment_size=segment_size, **vectors, **options
+        )
     sum_u, sum_uv, y = library.ops().keras_norms_sums(
         u=_optional(u),
         v=_optional(v),

@@ -75,9 +75,7 @@ def sums(
                 return blend(v=u, b=tf.zeros_like(of_sum), c=of_sum, **options)
             own = 1.0 if u is not None else 2.0  # Without u, v - center is there squared.
             through_y = {} if dy is None else dict(u=dy, a=scale)
-            d_own = blend(
-                **through_y, v=v, b=own * of_product, c=of_sum, center=center, **options
-            )
+            d_own = blend(**through_y, v=v, b=own * of_product, c=of_sum, center=center, **options)
             if u is None:
                 gradients = {"v": d_own}
                 if center is not None:

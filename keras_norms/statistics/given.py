@@ -55,9 +55,7 @@ def normalize_given(x, scale, center, shift=None, *, axis=-1, weights=None):
         )
 
         def gradient(dy, *_):
-            sum_dy, sum_dy_centred, dx = kernels.sums(
-                dy, x, center, scale=vectors[0], **options
-            )
+            sum_dy, sum_dy_centred, dx = kernels.sums(dy, x, center, scale=vectors[0], **options)
             of_vectors = [sum_dy_centred, sum_dy][: len(vectors)]
             return dx, *[tf.cast(g, v.dtype) for g, v in zip(of_vectors, vectors, strict=True)]
 

@@ -1,0 +1,101 @@
+"""Keras callbacks that watch what normalization does during training."""
+
+import warnings
+
+import numpy as np
+import tensorflow as tf
+
+from keras_norms.layers.batchless_normalization import BatchlessNormalization
+from keras_norms.layers.keras_api import keras, nested_layers
+
+
+class SecondMomentMonitor(keras.callbacks.Callback):
+    """Records `E[z^2]` of every `BatchlessNormalization` with a `monitor`, and warns.
+
+    `z` is what such a layer makes of its inputs before gamma and beta. Its second moment is 1
+    where the statistics fit the data. Far above, activations are larger than the following layers
+    were trained for, and the statistics lag behind: initialize them from data, lower the
+    learning rate, or raise the layers' `learning_rate_multiplier`. Far below, the signal vanishes.
+
+    The values are in the logs at the end of an epoch, as `<layer>_second_moment`, and at any time
+    in `history`. Reading them waits for the device, so it is done every so many batches.
+
+    Args:
+        band: the least and the largest value that raise no warning; 0 <= least < largest.
+            Defaults to `(0.25, 4.0)`.
+        every: a positive int, how many batches lie between two readings. Defaults to `100`.
+
+    Attributes:
+        steps: the numbers of the batches that were read, from 1, over all epochs.
+        history: `{layer name: [value at each of the steps]}`.
+
+    Raises:
+        ValueError: for a wrong argument; in `fit`, if no layer has a monitor.
+
+    Example:
+
+    >>> layer = keras_norms.BatchlessNormalization(monitor=0.5, name="norm")
+    >>> model = keras.Sequential([keras.Input((1,)), layer])
+    >>> model.compile("sgd", "mse")
+    >>> moments = keras_norms.callbacks.SecondMomentMonitor(every=1)
+    >>> x = np.array([[1.0], [-1.0]])
+    >>> history = model.fit(x, x, batch_size=2, callbacks=[moments], verbose=0)
+    >>> moments.history
+    {'norm': [1.0]}
+    """
+
+    def __init__(self, band=(0.25, 4.0), every=100):
+        super().__init__()
+        owner = "SecondMomentMonitor"
+        numbers = np.asarray(band, dtype=object)
+        is_band = numbers.shape == (2,) and all(isinstance(n, (int, float)) for n in numbers)
+        if not is_band or not 0 <= numbers[0] < numbers[1]:
+            raise ValueError(
+                f"{owner}: `band` must be two numbers, 0 <= least < largest. Received: {band!r}."
+            )
+        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+            raise ValueError(f"{owner}: `every` must be a positive int. Received: {every!r}.")
+        self.band, self.every = tuple(band), every
+        self.steps, self.history = [], {}
+        self._batches, self._outside, self._layers = 0, set(), []
+
+    def on_train_begin(self, logs=None):
+        self._layers = [
+            layer
+            for layer in nested_layers(self.model)
+            if isinstance(layer, BatchlessNormalization) and layer.monitor is not None
+        ]
+        if not self._layers:
+            raise ValueError(
+                "SecondMomentMonitor: the model must have a BatchlessNormalization with a "
+                f"`monitor`. Received: {type(self.model).__name__} '{self.model.name}' without."
+            )
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._batches += 1
+        if self._batches % self.every == 0:
+            self._read()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not self.steps or self.steps[-1] != self._batches:
+            self._read()
+        if logs is not None:
+            logs.update({f"{name}_second_moment": v[-1] for name, v in self.history.items()})
+
+    def _read(self):
+        self.steps.append(self._batches)
+        for layer in self._layers:
+            value = float(tf.convert_to_tensor(layer.second_moment))
+            self.history.setdefault(layer.name, []).append(value)
+            # Not `not inside`: a value that is NaN lies outside too.
+            inside = self.band[0] <= value <= self.band[1]
+            if inside:
+                self._outside.discard(layer.name)
+            elif layer.name not in self._outside:
+                self._outside.add(layer.name)
+                warnings.warn(
+                    f"{type(layer).__name__} '{layer.name}': E[z^2] is {value:.3g} after batch "
+                    f"{self._batches}, outside [{self.band[0]:g}, {self.band[1]:g}]: its "
+                    "statistics do not follow the data.",
+                    stacklevel=2,
+                )

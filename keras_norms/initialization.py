@@ -1,0 +1,280 @@
+"""Statistics of `BatchlessNormalization` layers, taken from data before training."""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_norms.layers.batchless_normalization import BatchlessNormalization, observed
+from keras_norms.layers.keras_api import keras, nested_layers
+from keras_norms.ops import kernels
+from keras_norms.ops.reference import count_of
+
+OWNER = "initialize_statistics"
+
+
+def initialize_statistics(model, data, *, batch_size=32, steps=None, passes=1, verbose=1):
+    """Sets mean and standard deviation of every `BatchlessNormalization` layer from data.
+
+    A layer's statistics are those of its inputs once all layers before it are initialized. So the
+    layers are sorted into strata, each of which depends on earlier ones only, and `data` is read
+    once for every stratum (twice with `passes=2`), the model running in inference mode. Masked
+    positions are left out, and batches may differ in size.
+
+    Use it before training, with the data of training: a few hundred instances give good
+    statistics. A channel whose standard deviation is not above the layer's `epsilon`, a constant
+    one for example, gets 1.
+
+    Args:
+        model: a Keras model or layer.
+        data: an array, a tensor, or a list or dict of them for several inputs; or a
+            `tf.data.Dataset` or another iterable of batches that can be read again. Of a batch
+            that is a tuple, the first element is the input.
+        batch_size: the size of a batch where `data` are arrays. Defaults to `32`.
+        steps: None, or how many batches to read at most. Defaults to `None`.
+        passes: 1, mean and variance together, merged exactly; or 2, the mean first and
+            then the mean square around it, as in the paper. The results differ by rounding
+            only. Defaults to `1`.
+        verbose: 1 shows a progress bar, 0 does not. Defaults to `1`.
+
+    Returns:
+        The strata: a list of lists of layers.
+
+    Raises:
+        ValueError: if there is no such layer, or one runs inside a `tf.cond` or a loop; if the
+            data is empty, cannot be read again, or leads to statistics that are not finite. The
+            model is then as it was.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras_norms.BatchlessNormalization()])
+    >>> strata = keras_norms.initialize_statistics(model, np.array([[1.0, 0.0], [3.0, 4.0]]),
+    ...                                            verbose=0)
+    >>> model.layers[0].statistics.mean.numpy(), model.layers[0].statistics.stddev.numpy()
+    (array([2., 2.], dtype=float32), array([1., 2.], dtype=float32))
+
+    Reference:
+        Berger and Uc Cetina, 2022, https://arxiv.org/abs/2212.14729.
+    """
+    for name, value in (("batch_size", batch_size), ("steps", steps)):
+        if not (isinstance(value, int) and value > 0 or name == "steps" and value is None):
+            raise ValueError(f"{OWNER}: `{name}` must be a positive int. Received: {value!r}.")
+    if passes not in (1, 2):
+        raise ValueError(f"{OWNER}: `passes` must be 1 or 2. Received: passes={passes!r}.")
+    batches = _Batches(data, batch_size, steps)
+    first = next(iter(batches), None)
+    if first is None:
+        raise ValueError(f"{OWNER}: `data` must hold at least one batch. Received: none.")
+    model(first, training=False)  # Creates the weights where there are none.
+    layers = [layer for layer in nested_layers(model) if isinstance(layer, BatchlessNormalization)]
+    before = [[tf.identity(w) for w in layer.statistics_weights] for layer in layers if layer.built]
+    strata = _strata(model, first)
+    total = None if batches.size is None else batches.size * len(strata) * passes
+    progress = keras.utils.Progbar(total, verbose=verbose, unit_name="batch")
+    try:
+        for stratum in strata:
+            for layer, (mean, stddev) in _statistics(model, stratum, batches, passes, progress):
+                layer.assign_statistics(mean, stddev)
+    except BaseException:
+        for layer, values in zip((lr for lr in layers if lr.built), before, strict=True):
+            for weight, value in zip(layer.statistics_weights, values, strict=True):
+                weight.assign(value)
+        raise
+    if verbose and total is None:
+        progress.update(0, finalize=True)
+    return strata
+
+
+class _Batches:
+    """The inputs of the model, batch by batch, as often as they are asked for."""
+
+    def __init__(self, data, batch_size, steps):
+        if hasattr(data, "__next__"):
+            raise ValueError(
+                f"{OWNER}: `data` is read several times, so it must not be an iterator or a "
+                f"generator. Received: {type(data).__name__}."
+            )
+        is_arrays = isinstance(data, (np.ndarray, list, dict)) or tf.is_tensor(data)
+        if is_arrays:
+            if isinstance(data, list):
+                data = tuple(data)
+            sizes = {len(part) for part in tf.nest.flatten(data)}
+            if len(sizes) != 1 or 0 in sizes:
+                raise ValueError(
+                    f"{OWNER}: `data` must hold at least one instance, and arrays must have the "
+                    f"same length. Received: lengths {sorted(sizes)}."
+                )
+            dataset = tf.data.Dataset.from_tensor_slices({"x": data}).batch(batch_size)
+            data = dataset.map(lambda batch: (batch["x"],))
+        elif not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+            raise ValueError(
+                f"{OWNER}: `data` must be arrays or an iterable of batches. "
+                f"Received: {type(data).__name__}."
+            )
+        try:
+            size = len(data)
+        except TypeError as error:  # A dataset of unknown or endless length.
+            if steps is None and "infinite" in str(error):
+                raise ValueError(
+                    f"{OWNER}: `data` without an end needs `steps`. Received: steps=None."
+                ) from error
+            size = None
+        self._data, self._steps = data, steps
+        if steps is not None:
+            size = steps if size is None else min(size, steps)
+        self.size = size
+
+    def __iter__(self):
+        source = self._data
+        if not hasattr(source, "__iter__"):  # A Keras Sequence: it is indexed.
+            source = (source[i] for i in range(len(source)))
+        for i, batch in enumerate(source):
+            if self._steps is not None and i >= self._steps:
+                return
+            yield batch[0] if isinstance(batch, tuple) else batch
+
+
+class _Traced:
+    """A function of a batch that runs the model and returns `compute(calls, *arguments)`.
+
+    Traced again only where a size that was the same in all batches so far differs.
+    """
+
+    def __init__(self, model, compute):
+        self._function = tf.function(self._run, autograph=False)
+        self._model, self._compute = model, compute
+        self._specs = self._concrete = None
+
+    def _run(self, batch, *arguments):
+        calls = []
+        with observed(lambda *call: calls.append(call)):
+            self._model(batch, training=False)
+        for layer, x, *_ in calls:
+            if x.graph is not tf.compat.v1.get_default_graph():
+                raise ValueError(
+                    f"{OWNER}: layer '{layer.name}' runs inside a tf.cond or a loop, where "
+                    "its inputs cannot be reached. Use `assign_statistics` for it."
+                )
+        return self._compute(calls, *arguments)
+
+    def __call__(self, batch, *arguments):
+        batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
+        self.trace(batch, *arguments)
+        return self._concrete(batch, *arguments)
+
+    def trace(self, batch, *arguments):
+        def widened(tensor, spec=None):
+            shape = tf.TensorShape([None, *tensor.shape[1:]])
+            if spec is not None:
+                shape = spec.shape.most_specific_compatible_shape(shape)
+            return tf.TensorSpec(shape, tensor.dtype)
+
+        specs = tf.nest.map_structure(
+            widened, batch, *([] if self._specs is None else [self._specs])
+        )
+        if specs != self._specs:
+            self._specs = specs
+            self._concrete = self._function.get_concrete_function(specs, *arguments)
+
+
+def _strata(model, batch):
+    """The layers that the model runs, sorted by what they depend on."""
+    found = {}
+
+    def trace(calls):
+        """Follows, operation by operation, which layers a value depends on."""
+        layers = list(dict.fromkeys(layer for layer, *_ in calls))
+        own = {}
+        for layer, *_, y in calls:
+            own[y.op.name] = own.get(y.op.name, frozenset()) | {layer}
+        depends = {}
+        nothing = frozenset()
+        for op in tf.compat.v1.get_default_graph().get_operations():
+            inputs = (depends.get(tensor.op.name, nothing) for tensor in op.inputs)
+            depends[op.name] = own.get(op.name, nothing).union(*inputs)
+        found["needs"] = {layer: nothing for layer in layers}
+        for layer, x, *_ in calls:
+            found["needs"][layer] |= depends[x.op.name] - {layer}
+        return tf.constant(0)
+
+    _Traced(model, trace).trace(tf.nest.map_structure(tf.convert_to_tensor, batch))
+    needs = found["needs"]
+    if not needs:
+        raise ValueError(
+            f"{OWNER}: the model must run at least one BatchlessNormalization layer. "
+            f"Received: {type(model).__name__} '{model.name}' without."
+        )
+    strata, done = [], set()
+    while len(done) < len(needs):
+        left = [layer for layer in needs if layer not in done]
+        # Shared layers may depend on each other in a circle: then the first to run goes first.
+        stratum = [layer for layer in left if needs[layer] <= done] or left[:1]
+        strata.append(stratum)
+        done.update(stratum)
+    return strata
+
+
+def _statistics(model, stratum, batches, passes, progress):
+    """Mean and standard deviation of what the layers of a stratum receive."""
+
+    def moments(calls):
+        return [
+            (stratum.index(layer), kernels.moments(x, axis=axis, weights=weights))
+            for layer, x, weights, axis, _ in calls
+            if layer in stratum
+        ]
+
+    def squares(calls, means):
+        parts = []
+        for layer, x, weights, axis, _ in calls:
+            if layer in stratum:
+                i = stratum.index(layer)
+                options = dict(axis=axis, weights=weights)
+                center = tf.cast(means[i], x.dtype if x.dtype == tf.float64 else tf.float32)
+                total, around = kernels.sums(
+                    v=x, center=center, weighted=weights is not None, **options
+                )
+                # Around the centre as rounded; around the mean it is that much less.
+                count = count_of(x, **options)
+                offset = tf.math.divide_no_nan(total, count)
+                mean = tf.cast(center, tf.float64) + offset
+                parts.append((i, (count, mean, tf.maximum(around - offset * total, 0.0))))
+        return parts
+
+    def total(compute, *arguments):
+        """Count, mean and sum of squares around it, for each layer."""
+        function = _Traced(model, compute)
+        merged = [None] * len(stratum)
+        for batch in batches:
+            for i, part in function(batch, *arguments):
+                part = [np.asarray(value, np.float64) for value in part]
+                merged[int(i)] = part if merged[int(i)] is None else _merge(merged[int(i)], part)
+            progress.add(1)
+        return merged
+
+    merged = total(moments)
+    if passes == 2:
+        means = [tf.constant(mean, tf.float64) for _, mean, _ in merged]
+        merged = total(squares, means)
+    for layer, (count, mean, m2) in zip(stratum, merged, strict=True):
+        if not (count > 0).all():
+            raise ValueError(
+                f"{OWNER}: `data` must hold values for every channel of layer '{layer.name}'. "
+                f"Received: a count of {count.min():g}."
+            )
+        stddev = np.sqrt(m2 / count)
+        if not (np.isfinite(mean).all() and np.isfinite(stddev).all()):
+            channel = int(np.argmin(np.isfinite(mean) & np.isfinite(stddev)))
+            raise ValueError(
+                f"{OWNER}: `data` must lead to finite statistics. Received: mean "
+                f"{mean[channel]:g} and standard deviation {stddev[channel]:g} in channel "
+                f"{channel} of layer '{layer.name}'."
+            )
+        yield layer, (mean, np.where(stddev > layer.epsilon, stddev, 1.0))
+
+
+def _merge(a, b):
+    """Counts, means and sums of squares of two sets as those of both (Chan)."""
+    count = a[0] + b[0]
+    safe = np.where(count > 0, count, 1.0)
+    difference = b[1] - a[1]
+    mean = a[1] + difference * b[0] / safe
+    return count, mean, a[2] + b[2] + difference**2 * a[0] * b[0] / safe
