@@ -22,8 +22,7 @@ def handwritten_digits(seed):
     return x[500:], y[500:], x[:500], y[:500]
 
 
-def read_npz(path):
-    names = ("x_train", "y_train", "x_test", "y_test")
+def read_arrays(path, names):
     require(path.is_file(), f"there is no file {path}.")
     try:
         with np.load(path) as archive:
@@ -32,6 +31,12 @@ def read_npz(path):
         raise BadInput(f"{path} cannot be read as an .npz file of plain arrays.") from error
     missing = [name for name in names if name not in arrays]
     require(not missing, f"{path} has no array {', '.join(missing)}.")
+    return [arrays[name] for name in names]
+
+
+def read_npz(path):
+    names = ("x_train", "y_train", "x_test", "y_test")
+    arrays = dict(zip(names, read_arrays(path, names), strict=True))
     for part in ("train", "test"):
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
         require(
@@ -47,6 +52,38 @@ def read_npz(path):
     train, test = (arrays[name].shape[1:] for name in ("x_train", "x_test"))
     require(train == test, f"images to train on have shape {train}, those to test on {test}.")
     return [arrays[name] for name in names]
+
+
+def read_jpegs(path, part, count):
+    """The first `count` images (uint8, 32x32x3) and labels of an .npz with JPEG bytes.
+
+    Its arrays, for part "train" for example: train_jpeg, the bytes of all images; train_offsets,
+    where each image begins, and the end of the last; train_labels, ints from 0 to 9.
+    """
+    import tensorflow as tf
+
+    names = [f"{part}_{name}" for name in ("jpeg", "offsets", "labels")]
+    jpeg, offsets, labels = read_arrays(path, names)
+    require(
+        jpeg.dtype == np.uint8 and offsets.dtype.kind in "ui" and labels.dtype.kind in "ui",
+        f"{names[0]} must hold bytes, and {names[1]} and {names[2]} ints.",
+    )
+    require(
+        jpeg.ndim == labels.ndim == 1 and offsets.shape == (len(labels) + 1,),
+        f"{names[1]} must have one number more than the {len(labels)} of {names[2]}.",
+    )
+    require(
+        len(labels) > 0 and 0 <= labels.min() <= labels.max() < 10,
+        f"{names[2]} must be from 0 to 9, and at least one.",
+    )
+    try:
+        images = [
+            tf.io.decode_jpeg(jpeg[start:end].tobytes(), channels=3).numpy()
+            for start, end in zip(offsets[:count], offsets[1 : count + 1], strict=False)
+        ]
+        return np.reshape(images, (-1, 32, 32, 3)), labels[:count]
+    except (tf.errors.InvalidArgumentError, ValueError) as error:
+        raise BadInput(f"{names[0]} must hold JPEG images of 32x32 pixels.") from error
 
 
 def prepared(data, step, few=False):

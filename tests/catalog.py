@@ -8,19 +8,31 @@ import keras_norms
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A layer, the options that make the variant, and the shape of a batch it takes."""
+    """A layer, the options that make the variant, and the shape of a batch it takes.
+
+    `state` are the weights that are not trained, `trained` those that are beside gamma and beta.
+    """
 
     layer: type
     options: dict[str, Any]
     shape: tuple[int, ...]
     state: tuple[str, ...] = ("moving_mean", "moving_variance")
+    trained: tuple[str, ...] = ()
 
     def make(self, **more):
-        return self.layer(**{"momentum": 0.8, **self.options, **more})
+        common = {} if self.trained else {"momentum": 0.8}
+        return self.layer(**{**common, **self.options, **more})
+
+    @property
+    def counts_all_replicas(self):
+        """Whether replicas with a part of the batch each do what one does with all of it."""
+        synchronized = getattr(self.make(), "synchronized", False)
+        return bool(self.trained) or (synchronized and not self.options.get("group_size"))
 
 
 RENORM = keras_norms.BatchRenormalization
 RENORM_STATE = ("moving_mean", "moving_stddev", "step")
+BATCHLESS = keras_norms.BatchlessNormalization
 RAMP = keras_norms.schedules.LinearRamp(1, 9, 1.0, 3.0)
 
 ROWS = {
@@ -35,6 +47,21 @@ ROWS = {
     ),
     "batch_bare": Row(keras_norms.BatchNormalization, dict(center=False, scale=False), (8, 5)),
     "batch_synchronized": Row(keras_norms.BatchNormalization, dict(synchronized=True), (8, 5)),
+    "batchless": Row(BATCHLESS, {}, (8, 4, 3), (), ("mean", "log_stddev")),
+    "batchless_first": Row(
+        BATCHLESS,
+        dict(axis=1, parametrization="abs", monitor=0.9, learning_rate_multiplier=2.0),
+        (8, 4, 3, 2),
+        ("second_moment",),
+        ("mean", "stddev"),
+    ),
+    "batchless_inverse": Row(
+        BATCHLESS,
+        dict(parametrization="inv", nll_weight=0.5),
+        (8, 5),
+        (),
+        ("mean", "inverse_stddev"),
+    ),
     "renorm": Row(RENORM, dict(r_max=2.0, d_max=1.5), (8, 4, 3), RENORM_STATE),
     "renorm_scheduled": Row(RENORM, dict(r_max=RAMP, clipping_metrics=True), (8, 5), RENORM_STATE),
     "renorm_virtual": Row(

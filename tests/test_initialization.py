@@ -18,7 +18,7 @@ def x(rng):
 def branching():
     """Two layers side by side, one after both, and one at the end."""
     inputs = keras.Input((3,))
-    left = NORM(name="left")(keras.layers.Dense(4, activation="relu", name="a")(inputs))
+    left = NORM(name="left")(keras.layers.Dense(4, activation="softplus", name="a")(inputs))
     right = NORM(name="right", parametrization="inv")(keras.layers.Dense(4, name="b")(inputs))
     both = keras.layers.Add()([left, keras.layers.Dense(4, name="c")(right)])
     middle = NORM(name="middle", parametrization="abs")(both)

@@ -52,6 +52,7 @@ def test_weights_have_the_names_and_order_of_keras(row):
     layer.build(row.shape)
     names = [w.name.split("/")[-1].split(":")[0] for w in layer.weights]
     parameters = ["gamma", "beta"] if row.options.get("scale", True) else []
+    parameters.extend(row.trained)
     assert names == [*parameters, *row.state]
     trainable = [True] * len(parameters) + [False] * len(row.state)
     assert [w.trainable for w in layer.weights] == trainable

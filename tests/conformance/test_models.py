@@ -83,7 +83,7 @@ def test_jit_compiled_steps_agree(row, batch):
             with tf.GradientTape() as tape:
                 tape.watch(x)
                 y = model(x, training=True)
-                loss = tf.reduce_mean(tf.square(y - 1.0))
+                loss = tf.add_n([tf.reduce_mean(tf.square(y - 1.0)), *model.losses])
             dx, *gradients = tape.gradient(loss, [x, *model.trainable_variables])
             for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
                 variable.assign(variable - 0.1 * gradient)
@@ -175,17 +175,16 @@ def test_fit_on_replicas(row, batch):
         targets = np.ones((8, 2), np.float32)
         model.fit(batch, targets, batch_size=8, epochs=3, shuffle=False, verbose=0)
         results.append(models.arrays(model))
-    synchronized = getattr(row.make(), "synchronized", False) and not row.options.get("group_size")
     for expected, *others in zip(*results, strict=True):
         for actual in others:
             assert np.isfinite(actual).all()
-            if synchronized:
+            if row.counts_all_replicas:
                 np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["BatchNormalization", "SyncBatchNormalization"])
-def test_fit_compiled_by_xla(rng, kind):
-    row = catalog.Row(getattr(keras_norms, kind), {}, (8, 4, 3))
+@pytest.mark.parametrize("name", ["batch", "sync", "renorm", "batchless"])
+def test_fit_compiled_by_xla(rng, name):
+    row = catalog.ROWS[name]
     batch = rng.normal(1.0, 2.0, row.shape).astype(np.float32)
     plain = models.trained(row, batch, 10)
     compiled = models.trained(row, batch, 10, jit_compile=True)
