@@ -1,6 +1,23 @@
-"""Labelled images for the examples: scikit-learn's digits, or arrays of the user's own."""
+"""What the examples share: labelled images, and a TensorFlow that loads in silence."""
+
+import contextlib
+import os
 
 import numpy as np
+
+
+@contextlib.contextmanager
+def quiet():
+    """Drops what TensorFlow's libraries log while they load, before a log level applies."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as devnull:
+        os.dup2(devnull.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 class BadInput(Exception):

@@ -24,27 +24,13 @@ import sys
 import time
 from pathlib import Path
 
+from images import BadInput, handwritten_digits, prepared, quiet, read_npz, require
 
-@contextlib.contextmanager
-def quiet():
-    """Drops what TensorFlow's libraries log while they load, before a log level applies."""
-    stderr = os.dup(2)
-    with open(os.devnull, "w") as devnull:
-        os.dup2(devnull.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with quiet():
     import tensorflow as tf
 
 import matplotlib
 import numpy as np
-from images import BadInput, handwritten_digits, prepared, read_npz, require
 from rich.console import Console
 from rich.table import Table
 

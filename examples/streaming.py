@@ -20,15 +20,16 @@ an image is a function of its number, the model knows how many it has seen
 import argparse
 import gc
 import json
-import os
 import resource
 import sys
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from images import BadInput, handwritten_digits, quiet, read_jpegs, require
+
+with quiet():
+    import tensorflow as tf
+
 import numpy as np
-import tensorflow as tf
-from images import BadInput, handwritten_digits, read_jpegs, require
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table

@@ -1,5 +1,6 @@
 """The examples run, and say one sentence about bad input."""
 
+import json
 import pathlib
 import re
 import subprocess
@@ -7,8 +8,12 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-QUICKSTART = pathlib.Path(__file__).parent.parent / "examples" / "quickstart.py"
+from keras_norms.layers.keras_api import keras
+
+EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
+QUICKSTART = EXAMPLES / "quickstart.py"
 
 
 def quickstart(*arguments):
@@ -51,4 +56,58 @@ def test_quickstart_rejects(arrays, message, tmp_path):
     assert result.returncode == 2
     assert result.stderr.startswith("quickstart: ") and "Traceback" not in result.stderr
     assert re.search(message, result.stderr), result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def streaming(*arguments):
+    return subprocess.run(
+        [sys.executable, EXAMPLES / "streaming.py", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_streaming_resumes_as_if_it_had_never_stopped(tmp_path):
+    """Bit by bit: weights, the optimizer's state, and what was recorded on the way."""
+    options = ("--step-at", "400")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for arguments in (
+        (*options, "--instances", "1000", "--out", whole),
+        (*options, "--instances", "500", "--out", parts),
+        (*options, "--instances", "500", "--out", parts, "--resume"),
+    ):
+        result = streaming(*arguments)
+        assert result.returncode == 0, result.stderr[-2000:]
+    assert "images to return" in result.stdout
+    assert (parts / "second_moments.png").stat().st_size > 10_000
+    straight, resumed = (
+        keras.models.load_model(folder / "stream.keras") for folder in (whole, parts)
+    )
+    for optimizer in (straight.optimizer, resumed.optimizer):
+        assert int(optimizer.iterations) == 1000
+    states = [[*model.weights, *values(model.optimizer.variables)] for model in (straight, resumed)]
+    assert len(states[0]) == len(states[1]) > 30
+    for one, other in zip(*states, strict=True):
+        np.testing.assert_array_equal(*(np.asarray(tf.convert_to_tensor(v)) for v in (one, other)))
+    records = [json.loads((folder / "record.json").read_text()) for folder in (whole, parts)]
+    assert records[0]["moments"] == records[1]["moments"]
+
+
+def values(variables):
+    return variables() if callable(variables) else variables
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--instances", "0"), "--instances must be positive"),
+        (("--resume",), "there is nothing to resume"),
+        (("--data", "nothing.npz"), "there is no file nothing.npz"),
+    ],
+)
+def test_streaming_rejects(arguments, message, tmp_path):
+    result = streaming(*arguments, "--out", tmp_path / "out")
+    assert result.returncode == 2
+    assert result.stderr.startswith("streaming: ") and "Traceback" not in result.stderr
+    assert message in result.stderr
     assert not (tmp_path / "out").exists()
