@@ -32,7 +32,7 @@ TRANSFERS = 8
 
 
 def main():
-    options = arguments()
+    options = arguments(__doc__)
     tf.get_logger().setLevel("ERROR")  # It warns of one function traced for every contender.
     header = environment()
     console = Console()
@@ -53,8 +53,8 @@ def main():
             json.dump({**record, "results": [as_json(*result) for result in results]}, file)
 
 
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def arguments(description):
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
     parser.add_argument("--shapes", default=SHAPES, help="as 32x56x56x64 or nchw:32x64x56x56")
     parser.add_argument("--dtype", default="float32", choices=UNIT_ROUNDOFF)
     parser.add_argument("--repeats", type=int, default=30)
