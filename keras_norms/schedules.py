@@ -14,8 +14,8 @@ Schedule = keras.optimizers.schedules.LearningRateSchedule
 class LinearRamp(keras.optimizers.schedules.LearningRateSchedule):
     """One value up to a step, another from a later step on, and a straight line between them.
 
-        share = clip((step - start_step) / (end_step - start_step), 0, 1)
-        value = start_value + share * (end_value - start_value)
+        slope = (end_value - start_value) / (end_step - start_step)
+        value = start_value + slope * (clip(step, start_step, end_step) - start_step)
 
     Use it where a layer takes a schedule; it is a Keras learning-rate schedule too, and saved
     with the layer. Not where the number of steps is not known: there is no end to wait for.
@@ -79,10 +79,11 @@ class LinearRamp(keras.optimizers.schedules.LearningRateSchedule):
         return cls(round(start * total_steps), round(end * total_steps), start_value, end_value)
 
     def __call__(self, step):
-        length = self.end_step - self.start_step
-        step = tf.cast(step, tf.float64)
-        share = tf.clip_by_value((step - float(self.start_step)) / length, 0.0, 1.0)
-        return self.start_value + share * (self.end_value - self.start_value)
+        # The line through both points, cut off at them: few operations, since it runs every step.
+        slope = (self.end_value - self.start_value) / (self.end_step - self.start_step)
+        line = tf.cast(step, tf.float64) * slope + (self.start_value - slope * self.start_step)
+        low, high = sorted((float(self.start_value), float(self.end_value)))
+        return tf.minimum(tf.maximum(line, low), high)
 
     def get_config(self):
         return {
@@ -134,7 +135,11 @@ def value_at(schedule, step, low):
     """A float64 scalar, never below `low` whatever the schedule does later."""
     if not isinstance(schedule, Schedule):
         return tf.constant(max(schedule, low), tf.float64)
-    return tf.maximum(tf.cast(schedule(step), tf.float64), low)
+    value = tf.cast(schedule(step), tf.float64)
+    is_above = (
+        isinstance(schedule, LinearRamp) and min(schedule.start_value, schedule.end_value) >= low
+    )
+    return value if is_above else tf.maximum(value, low)
 
 
 def as_config(value):

@@ -108,28 +108,37 @@ class BatchRenormalization(BatchNormalizationBase):
 
     def _read_state(self):
         step = tf.convert_to_tensor(self.step)
-        return {
-            "moving_mean": self._vector(self.moving_mean),
-            "moving_stddev": self._vector(self.moving_stddev),
-            "step": step,
-            "r_max": value_at(self.r_max, step, 1.0),
-            "d_max": value_at(self.d_max, step, 0.0),
+        moving_mean, moving_stddev = map(self._vector, (self.moving_mean, self.moving_stddev))
+        return {"moving_mean": moving_mean, "moving_stddev": moving_stddev, "step": step}
+
+    def _transform(self, state, enabled, weights):
+        """With what `_affine` needs of the state, computed once: it runs forward and backward."""
+        r_max = value_at(self.r_max, state["step"], 1.0)
+        d_max = value_at(self.d_max, state["step"], 0.0)
+        stddev = self._floored(tf.cast(state["moving_stddev"], tf.float64))
+        prepared = {
+            **state,
+            "exact_mean": tf.cast(state["moving_mean"], tf.float64),
+            "inverse": 1.0 / stddev,
+            "r_limits": (1.0 / r_max, r_max),
+            "d_limits": (-d_max, d_max),
         }
+        return super()._transform(prepared, enabled, weights)
 
     def _stored_statistics(self, state):
         variance = tf.square(tf.cast(state["moving_stddev"], tf.float64)) - self.epsilon
         return {"mean": state["moving_mean"], "variance": variance}
 
     def _affine(self, state, statistics, gamma=None, beta=None):
-        stddev = tf.sqrt(statistics.variance + self.epsilon)
-        moving_mean = tf.cast(state["moving_mean"], tf.float64)
-        moving_stddev = self._floored(tf.cast(state["moving_stddev"], tf.float64))
-        exact_r = stddev / moving_stddev
-        exact_d = (statistics.mean - moving_mean) / moving_stddev
-        r = tf.clip_by_value(exact_r, 1.0 / state["r_max"], state["r_max"])
-        d = tf.clip_by_value(exact_d, -state["d_max"], state["d_max"])
-        r, d, exact_r, exact_d = map(tf.stop_gradient, (r, d, exact_r, exact_d))
-        scale, shift = r / stddev, d
+        inverse_stddev = tf.math.rsqrt(statistics.variance + self.epsilon)
+        constant_inverse, mean = map(tf.stop_gradient, (inverse_stddev, statistics.mean))
+        exact_r = state["inverse"] / constant_inverse
+        exact_d = (mean - state["exact_mean"]) * state["inverse"]
+        r, d = (
+            tf.minimum(tf.maximum(exact, low), high)
+            for exact, (low, high) in ((exact_r, state["r_limits"]), (exact_d, state["d_limits"]))
+        )
+        scale, shift = r * inverse_stddev, d
         if gamma is not None:
             gamma = tf.cast(gamma, tf.float64)
             scale, shift = gamma * scale, gamma * shift
