@@ -26,8 +26,10 @@ def training_step(layer, shape, dtype="float32", mask=None):
     def step(x, dy):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = layer(x, training=True, mask=mask)
-        return y, tape.gradient(y, [x, *layer.trainable_variables], output_gradients=dy)
+            targets = [layer(x, training=True, mask=mask), *layer.losses]
+        ones = [tf.ones_like(loss) for loss in targets[1:]]
+        variables = layer.trainable_variables
+        return targets, tape.gradient(targets, [x, *variables], output_gradients=[dy, *ones])
 
     spec = tf.TensorSpec(shape, dtype)
     operations = step.get_concrete_function(spec, spec).graph.get_operations()
@@ -49,16 +51,31 @@ def test_a_plain_training_step_has_at_most_60_operations(options, shape, dtype):
     assert len(operations) <= 60
 
 
+def test_a_step_of_the_others_has_few_more():
+    """With the default schedules of the one, and the loss that the other adds."""
+    renorm, batchless = (
+        training_step(getattr(keras_norms, name)(), SHAPE)
+        for name in ("BatchRenormalization", "BatchlessNormalization")
+    )
+    assert len(renorm) <= 102 and len(batchless) <= 70
+
+
 @pytest.mark.parametrize("masked", [False, True])
-def test_only_the_four_passes_touch_activations(masked):
-    """Moments and blend forward, sums and blend backward; beside y and dx nothing is made."""
+@pytest.mark.parametrize("name", ["BatchNormalization", "BatchlessNormalization"])
+def test_only_the_passes_touch_activations(name, masked):
+    """Beside y and dx nothing of the size of an activation is made.
+
+    Batch normalization: moments and blend forward, sums and blend backward. Batchless: one pass
+    forward and one back.
+    """
 
     def activations(tensors):
         # TensorFlow prepares zeros for gradients that are not asked for; unread, they are not made.
         return [t for t in tensors if t.shape == SHAPE and t.consumers()]
 
+    passes = {"BatchNormalization": PASSES, "BatchlessNormalization": ["KerasNorms>Sums"] * 2}
     mask = tf.ones(SHAPE[:-1], tf.bool) if masked else None
-    operations = training_step(keras_norms.BatchNormalization(), SHAPE, mask=mask)
+    operations = training_step(getattr(keras_norms, name)(), SHAPE, mask=mask)
     touching = [op for op in operations if activations([*op.inputs, *op.outputs])]
-    assert [op.type for op in touching] == PASSES
+    assert [op.type for op in touching] == passes[name]
     assert sum(len(activations(op.outputs)) for op in touching) == 2
