@@ -17,7 +17,7 @@ SERIALIZE = {
 class ChannelNormalization(keras.layers.Layer):
     """`y = scale * (x - center) + shift` per channel, with gamma and beta in scale and shift."""
 
-    config_names = (
+    config_names: tuple[str, ...] = (
         "axis",
         "epsilon",
         "center",
