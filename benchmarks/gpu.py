@@ -43,6 +43,9 @@ DETECTION = [(2, 64, 400, 672), (2, 256, 200, 336), (2, 256, 100, 168), (2, 2048
 FEW_CHANNELS = [(32, 3, 224, 224)]
 TIMED = (torch.float32, torch.float16, torch.bfloat16)
 KERNELS = ("moments", "blend forward", "sums", "blend backward")
+TRANSFERS = dict(zip(KERNELS, (1, 2, 2, 3), strict=True))
+# Of a layer whose statistics are parameters: sums with y, forward and backward.
+TRANSFERS |= {"one pass forward": 2, "one pass backward": 3}
 
 
 def large_shape(dtype):
@@ -164,7 +167,7 @@ PyTorch may choose a kernel of its own for it."""
 
 
 def titles():
-    columns = " ".join(f"{name:>18}" for name in KERNELS)
+    columns = " ".join(f"{name:>18}" for name in TRANSFERS)
     return (
         f"{'shape':>22} {'MB':>7} {'copy':>6} {columns}   "
         f"{'torch / ours, and all':>32} {'cuDNN fwd':>9} {'bwd':>6}"
@@ -173,9 +176,8 @@ def titles():
 
 def summarize(case, seconds):
     """Medians in milliseconds, bandwidths and ratios."""
-    transfers = dict(zip(KERNELS, (1, 2, 2, 3), strict=True))
     copy = 2 * case.size_bytes / seconds["copy"] / 1e9
-    bandwidth = {k: transfers[k] * case.size_bytes / seconds[k] / 1e9 for k in KERNELS}
+    bandwidth = {k: n * case.size_bytes / seconds[k] / 1e9 for k, n in TRANSFERS.items()}
     result = {
         "shape": case.shape,
         "layout": case.layout,
@@ -202,7 +204,7 @@ def summarize(case, seconds):
 def row(result):
     cells = [
         f"{result['bandwidth'][name]:>11.0f} ({result['share_of_copy'][name]:>4.0%})"
-        for name in KERNELS
+        for name in TRANSFERS
     ]
     shape = "x".join(map(str, result["shape"]))
     line = f"{shape:>22} {result['megabytes']:>7.1f} {result['copy']:>6.0f} {' '.join(cells)}   "

@@ -80,10 +80,26 @@ def check(library, shape, dtype, device, has_weights=False, has_segments=False):
 
     sum_u, sum_uv = outputs(2, *vectors)
     center = expected_mean + spread / 8
-    library.sums(dy, x, center, sum_u, sum_uv, weighted=has_weights, **options)()
+    library.sums(x, sum_u, sum_uv, u=dy, center=center, weighted=has_weights, **options)()
     expected, sizes = view.sums(center)
     _expect(what, "sum_u", sum_u, expected[0], 64 * epsilon * sizes[0])
     _expect(what, "sum_uv", sum_uv, expected[1], 64 * epsilon * sizes[1])
+
+    # With y from the same pass: of u, and of v, whose centre is one that the compute type holds.
+    scale, shift = (torch.randn(vectors, dtype=torch.float64, device=device) for _ in range(2))
+    narrow_center = center.to(wide).double()
+    for u, own_center in ((dy, center), (None, narrow_center)):
+        shifted = dict(shift=shift) if u is None else {}
+        operands = dict(u=u, center=own_center, scale=scale, y=y, weighted=has_weights, **shifted)
+        library.sums(x, sum_u, sum_uv, **operands, **options)()
+        expected, sizes = view.sums(own_center, of_u=u is not None)
+        _expect(what, "sum_u, one pass", sum_u, expected[0], 64 * epsilon * sizes[0])
+        _expect(what, "sum_uv, one pass", sum_uv, expected[1], 64 * epsilon * sizes[1])
+        offset = shift if u is None else torch.zeros_like(shift)
+        for actual, expected, size in view.scaled(y, scale, offset, own_center, u is not None):
+            narrow = torch.finfo(dtype)
+            rounding = narrow.eps * (expected.abs() + narrow.smallest_normal)
+            _expect(what, "y, one pass", actual, expected, rounding + 8 * epsilon * size)
 
     a, b, c = (torch.randn(vectors, dtype=torch.float64, device=device) for _ in range(3))
     operands = dict(u=dy, v=x, a=a, b=b, c=c, center=center, weighted=has_weights)
@@ -144,15 +160,23 @@ class Pieces:
         centred = v - center[:, None]
         return torch.where((w > 0) | centred.isfinite(), centred, low[:, None].expand_as(centred))
 
-    def sums(self, center):
-        """Returns the sums, and the sums of the magnitudes."""
+    def sums(self, center, of_u=True):
+        """Returns the sums, and the sums of the magnitudes; of v - center in place of u."""
         sums, sizes = self._zeros(2, *self._vectors), self._zeros(2, *self._vectors)
         for segment, _, v, u, w in self._rows():
-            products = u * w * self._centred(v, w, center[segment])
-            for i, values in enumerate((u * w, products)):
-                sums[i, segment] += values.sum((0, 2))
-                sizes[i, segment] += values.abs().sum((0, 2))
+            centred = self._centred(v, w, center[segment])
+            values = w * (u if of_u else centred)
+            for i, terms in enumerate((values, values * centred)):
+                sums[i, segment] += terms.sum((0, 2))
+                sizes[i, segment] += terms.abs().sum((0, 2))
         return sums, sizes
+
+    def scaled(self, y, scale, shift, center, of_u):
+        """Yields pieces of y, of what it should be, and of the magnitude of its terms."""
+        for segment, rows, v, u, w in self._rows():
+            values = u if of_u else self._centred(v, w, center[segment])
+            first, second = scale[segment][:, None] * values, shift[segment][:, None]
+            yield y[rows].double(), first + second, first.abs() + second.abs()
 
     def blend(self, y, a, b, c, center):
         """Yields pieces of y, of what it should be, and of the magnitude of its terms."""

@@ -75,8 +75,10 @@ def ours(library, buffers):
     return {
         "moments": library.moments(x, buffers.count, mean, m2),
         "blend forward": library.blend(y, v=x, b=b, c=c, center=center),
-        "sums": library.sums(dy, x, center, sum_u, sum_uv),
+        "sums": library.sums(x, sum_u, sum_uv, u=dy, center=center),
         "blend backward": library.blend(y, u=dy, v=x, a=a, b=b, c=c, center=center),
+        "one pass forward": library.sums(x, sum_u, sum_uv, center=center, scale=b, shift=c, y=y),
+        "one pass backward": library.sums(x, sum_u, sum_uv, u=dy, center=center, scale=a, y=y),
         "copy": lambda: y.copy_(x),
     }
 

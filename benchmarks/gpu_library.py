@@ -61,7 +61,8 @@ class Vector(ctypes.Structure):
 
 
 def _structure(name, *fields):
-    kinds = {"center": Vector, "a": Vector, "b": Vector, "c": Vector, "weighted": ctypes.c_bool}
+    kinds = dict.fromkeys(("center", "a", "b", "c", "scale", "shift"), Vector)
+    kinds["weighted"] = ctypes.c_bool
     members = [(field, kinds.get(field, ctypes.c_void_p)) for field in fields]
     header = [("dtype", ctypes.c_int), ("layout", Layout)]
     return type(name, (ctypes.Structure,), {"_fields_": header + members})
@@ -69,7 +70,7 @@ def _structure(name, *fields):
 
 ARGUMENTS = {
     "Moments": _structure("Moments", "x", "weights", "count", "mean", "m2"),
-    "Sums": _structure("Sums", "u", "v", "center", "weights", "weighted", "sum_u", "sum_uv"),
+    "Sums": _structure("Sums", *"u v center scale shift weights weighted sum_u sum_uv y".split()),
     "Blend": _structure("Blend", *"u v a b c center weights weighted y".split()),
 }
 
@@ -91,9 +92,8 @@ class Library:
         return self._bind("Moments", x, segment_rows, x=x, weights=weights, count=count, mean=mean,
                           m2=m2)  # fmt: skip
 
-    def sums(self, u, v, center, sum_u, sum_uv, *, weights=None, weighted=False, segment_rows=None):
-        return self._bind("Sums", u, segment_rows, u=u, v=v, center=center, weights=weights,
-                          weighted=weighted, sum_u=sum_u, sum_uv=sum_uv)  # fmt: skip
+    def sums(self, v, sum_u, sum_uv, *, segment_rows=None, **operands):
+        return self._bind("Sums", v, segment_rows, v=v, sum_u=sum_u, sum_uv=sum_uv, **operands)
 
     def blend(self, y, *, segment_rows=None, **operands):
         return self._bind("Blend", y, segment_rows, y=y, **operands)
