@@ -147,6 +147,8 @@ class _Traced:
         calls = []
         with observed(lambda *call: calls.append(call)):
             self._model(batch, training=False)
+        # Keras 2 may call layers in a graph of its own before, to know the shapes.
+        calls = [call for call in calls if "scratch_graph" not in call[1].graph.name]
         for layer, x, *_ in calls:
             if x.graph is not tf.compat.v1.get_default_graph():
                 raise ValueError(
