@@ -50,6 +50,12 @@ def main():
     options = parse_arguments()
     try:
         require(options.instances > 0, f"--instances must be positive, not {options.instances}.")
+        given = options.step_at is not None or options.seed is not None
+        require(
+            not (options.resume and given), "--resume goes on with the old --step-at and --seed."
+        )
+        options.step_at = 5_000 if options.step_at is None else options.step_at
+        options.seed = 1 if options.seed is None else options.seed
         require(not options.out.is_file(), f"{options.out} is a file, not a folder.")
         images, labels = read(options)
         model, record = load(options) if options.resume else create(images, labels, options)
@@ -82,8 +88,8 @@ def parse_arguments():
         default=10_000,
         help=f"how many images, in parts of {PART}; default %(default)s",
     )
-    add("--step-at", type=int, default=5_000, help="when the camera changes; default %(default)s")
-    add("--seed", type=int, default=1, help="default %(default)s")
+    add("--step-at", type=int, help="when the camera changes; default 5000")
+    add("--seed", type=int, help="default 1")
     add("--out", type=Path, default=Path("streaming_output"), help="default %(default)s")
     add("--resume", action="store_true", help="go on with the model in --out, for --instances more")
     return parser.parse_args()
@@ -205,15 +211,14 @@ def averaged(values):
 
 
 def recovery(values, step_at):
-    """How many images after the step the means of WINDOW images are back in the band, to stay.
+    """After how many images the means of WINDOW images lie in the band, and stay there.
 
-    That is, for the next 1000 images. None if they are not.
+    That is, for the next 1000 images, or as many as there are. None if they do not.
     """
     after = averaged(values[step_at:])[:1000]
     outside = np.flatnonzero((after < BAND[0]) | (after > BAND[1]))
-    if len(outside) == 0:
-        return 0
-    return int(outside[-1]) + 1 if outside[-1] + 1 < len(after) else None
+    last = int(outside[-1]) if len(outside) else -1
+    return last + 1 + WINDOW if last + 1 < len(after) else None
 
 
 def summarize(record, folder):

@@ -1,5 +1,6 @@
 """Keras callbacks that watch what normalization does during training."""
 
+import numbers
 import warnings
 
 import numpy as np
@@ -7,6 +8,10 @@ import tensorflow as tf
 
 from keras_norms.layers.batchless_normalization import BatchlessNormalization
 from keras_norms.layers.keras_api import keras, nested_layers
+
+
+def _is(kind, value):
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 class SecondMomentMonitor(keras.callbacks.Callback):
@@ -27,7 +32,8 @@ class SecondMomentMonitor(keras.callbacks.Callback):
 
     Attributes:
         steps: the numbers of the batches that were read, from 1, over all epochs.
-        history: `{layer name: [value at each of the steps]}`.
+        history: `{layer name: [value at each of the steps]}`. A name that is there twice gets a
+            number. Both begin anew with another model.
 
     Raises:
         ValueError: for a wrong argument; in `fit`, if no layer has a monitor.
@@ -47,33 +53,43 @@ class SecondMomentMonitor(keras.callbacks.Callback):
     def __init__(self, band=(0.25, 4.0), every=100):
         super().__init__()
         owner = "SecondMomentMonitor"
-        numbers = np.asarray(band, dtype=object)
-        is_band = numbers.shape == (2,) and all(isinstance(n, (int, float)) for n in numbers)
-        if not is_band or not 0 <= numbers[0] < numbers[1]:
+        limits = np.asarray(band, dtype=object)
+        is_band = limits.shape == (2,) and all(_is(numbers.Real, n) for n in limits)
+        if not is_band or not 0 <= limits[0] < limits[1]:
             raise ValueError(
                 f"{owner}: `band` must be two numbers, 0 <= least < largest. Received: {band!r}."
             )
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        if not _is(numbers.Integral, every) or every < 1:
             raise ValueError(f"{owner}: `every` must be a positive int. Received: {every!r}.")
         self.band, self.every = tuple(band), every
         self.steps, self.history = [], {}
-        self._batches, self._outside, self._layers = 0, set(), []
+        self._batches = self._before = 0
+        self._outside, self._layers = set(), {}
 
     def on_train_begin(self, logs=None):
-        self._layers = [
-            layer
-            for layer in nested_layers(self.model)
-            if isinstance(layer, BatchlessNormalization) and layer.monitor is not None
-        ]
-        if not self._layers:
+        layers = {}
+        for layer in nested_layers(self.model):
+            if isinstance(layer, BatchlessNormalization) and layer.monitor is not None:
+                count = sum(other.name == layer.name for other in layers.values())
+                layers[f"{layer.name}_{count}" if count else layer.name] = layer
+        if self._layers and layers != self._layers:  # Another model: another history.
+            self.steps.clear()
+            self.history.clear()
+            self._batches = 0
+        self._layers = layers
+        if not layers:
             raise ValueError(
                 "SecondMomentMonitor: the model must have a BatchlessNormalization with a "
                 f"`monitor`. Received: {type(self.model).__name__} '{self.model.name}' without."
             )
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self._before = self._batches
+
     def on_train_batch_end(self, batch, logs=None):
-        self._batches += 1
-        if self._batches % self.every == 0:
+        last = self._batches
+        self._batches = self._before + batch + 1  # Keras may run several batches at once.
+        if self._batches // self.every > last // self.every:
             self._read()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -84,18 +100,19 @@ class SecondMomentMonitor(keras.callbacks.Callback):
 
     def _read(self):
         self.steps.append(self._batches)
-        for layer in self._layers:
+        for name, layer in self._layers.items():
             value = float(tf.convert_to_tensor(layer.second_moment))
-            self.history.setdefault(layer.name, []).append(value)
+            self.history.setdefault(name, []).append(value)
             # Not `not inside`: a value that is NaN lies outside too.
             inside = self.band[0] <= value <= self.band[1]
             if inside:
-                self._outside.discard(layer.name)
-            elif layer.name not in self._outside:
-                self._outside.add(layer.name)
+                self._outside.discard(name)
+            elif name not in self._outside:
+                self._outside.add(name)
                 warnings.warn(
-                    f"{type(layer).__name__} '{layer.name}': E[z^2] is {value:.3g} after batch "
+                    f"{type(layer).__name__} '{name}': E[z^2] is {value:.3g} after batch "
                     f"{self._batches}, outside [{self.band[0]:g}, {self.band[1]:g}]: its "
-                    "statistics do not follow the data.",
+                    "statistics do not follow the data. Initialize them from data, lower the "
+                    "learning rate, or raise the layer's `learning_rate_multiplier`.",
                     stacklevel=2,
                 )

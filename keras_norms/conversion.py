@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_norms.layers.batch_renormalization import BatchRenormalization
 from keras_norms.layers.keras_api import keras
-from keras_norms.schedules import value_at
+from keras_norms.schedules import moves_after, value_at
 
 # Options that stock layers do not have, and their values where they change nothing.
 _OURS = {
@@ -102,8 +102,10 @@ def renorm_to_stock(layer):
         "dmax": float(value_at(layer.d_max, step, 0.0)),
     }
     limits["rmin"] = 1.0 / limits["rmax"]
-    if any([isinstance(config.pop(name), dict) for name in ("r_max", "d_max")]):
-        lost.append(f"the schedules (the limits are those of step {int(step)})")
+    for name in ("r_max", "d_max"):
+        del config[name]
+        if moves_after(getattr(layer, name), step):
+            lost.append(f"the schedule of `{name}` (the limit is that of step {int(step)})")
     if lost:
         warnings.warn(
             f"renorm_to_stock: stock Keras has no counterpart for {', '.join(lost)} of "

@@ -1,5 +1,7 @@
 """Statistics of `BatchlessNormalization` layers, taken from data before training."""
 
+import numbers
+
 import numpy as np
 import tensorflow as tf
 
@@ -55,10 +57,17 @@ def initialize_statistics(model, data, *, batch_size=32, steps=None, passes=1, v
         Berger and Uc Cetina, 2022, https://arxiv.org/abs/2212.14729.
     """
     for name, value in (("batch_size", batch_size), ("steps", steps)):
-        if not (isinstance(value, int) and value > 0 or name == "steps" and value is None):
-            raise ValueError(f"{OWNER}: `{name}` must be a positive int. Received: {value!r}.")
-    if passes not in (1, 2):
+        is_int = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not (is_int and value > 0 or name == "steps" and value is None):
+            raise ValueError(
+                f"{OWNER}: `{name}` must be a positive int. Received: {name}={value!r}."
+            )
+    if passes not in (1, 2) or isinstance(passes, bool):
         raise ValueError(f"{OWNER}: `passes` must be 1 or 2. Received: passes={passes!r}.")
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(
+            f"{OWNER}: `model` must be a Keras model. Received: {type(model).__name__}."
+        )
     batches = _Batches(data, batch_size, steps)
     first = next(iter(batches), None)
     if first is None:
@@ -67,7 +76,7 @@ def initialize_statistics(model, data, *, batch_size=32, steps=None, passes=1, v
     layers = [layer for layer in nested_layers(model) if isinstance(layer, BatchlessNormalization)]
     before = [[tf.identity(w) for w in layer.statistics_weights] for layer in layers if layer.built]
     strata = _strata(model, first)
-    total = None if batches.size is None else batches.size * len(strata) * passes
+    total = batches.size * len(strata) * passes
     progress = keras.utils.Progbar(total, verbose=verbose, unit_name="batch")
     try:
         for stratum in strata:
@@ -78,8 +87,6 @@ def initialize_statistics(model, data, *, batch_size=32, steps=None, passes=1, v
             for weight, value in zip(layer.statistics_weights, values, strict=True):
                 weight.assign(value)
         raise
-    if verbose and total is None:
-        progress.update(0, finalize=True)
     return strata
 
 
@@ -91,6 +98,11 @@ class _Batches:
             raise ValueError(
                 f"{OWNER}: `data` is read several times, so it must not be an iterator or a "
                 f"generator. Received: {type(data).__name__}."
+            )
+        if isinstance(data, tuple):
+            raise ValueError(
+                f"{OWNER}: `data` must be the inputs alone, several of them in a list or a dict. "
+                f"Received: a tuple of {len(data)}."
             )
         is_arrays = isinstance(data, (np.ndarray, list, dict)) or tf.is_tensor(data)
         if is_arrays:
@@ -117,12 +129,34 @@ class _Batches:
                     f"{OWNER}: `data` without an end needs `steps`. Received: steps=None."
                 ) from error
             size = None
-        self._data, self._steps = data, steps
+        if hasattr(data, "__iter__"):
+            once = iter(data)
+            if once is iter(data):
+                raise ValueError(
+                    f"{OWNER}: `data` is read several times, so it must not be an iterator or a "
+                    f"generator. Received: {type(data).__name__}, which has only one."
+                )
+        self._data, self._steps, self._count = data, steps, None
         if steps is not None:
             size = steps if size is None else min(size, steps)
+        if size is None:  # Counted, so that data that can be read once only is found out.
+            size = sum(1 for _ in self)
         self.size = size
 
     def __iter__(self):
+        """The batches, and an error where there are others than when they were read before."""
+        count = 0
+        for batch in self._read():
+            yield batch
+            count += 1
+        if self._count not in (None, count):
+            raise ValueError(
+                f"{OWNER}: `data` is read several times and must have the same batches each time. "
+                f"Received: {self._count} batches, then {count}."
+            )
+        self._count = count
+
+    def _read(self):
         source = self._data
         if not hasattr(source, "__iter__"):  # A Keras Sequence: it is indexed.
             source = (source[i] for i in range(len(source)))
@@ -148,7 +182,7 @@ class _Traced:
         with observed(lambda *call: calls.append(call)):
             self._model(batch, training=False)
         # Keras 2 may call layers in a graph of its own before, to know the shapes.
-        calls = [call for call in calls if "scratch_graph" not in call[1].graph.name]
+        calls = [call for call in calls if not _is_symbolic(call[1].graph)]
         for layer, x, *_ in calls:
             if x.graph is not tf.compat.v1.get_default_graph():
                 raise ValueError(
@@ -175,6 +209,10 @@ class _Traced:
         if specs != self._specs:
             self._specs = specs
             self._concrete = self._function.get_concrete_function(specs, *arguments)
+
+
+def _is_symbolic(graph):
+    return graph.name == "keras_graph" or graph.name.endswith("scratch_graph")
 
 
 def _strata(model, batch):
@@ -257,10 +295,10 @@ def _statistics(model, stratum, batches, passes, progress):
         means = [tf.constant(mean, tf.float64) for _, mean, _ in merged]
         merged = total(squares, means)
     for layer, (count, mean, m2) in zip(stratum, merged, strict=True):
-        if not (count > 0).all():
+        if not (count > 1).all():
             raise ValueError(
-                f"{OWNER}: `data` must hold values for every channel of layer '{layer.name}'. "
-                f"Received: a count of {count.min():g}."
+                f"{OWNER}: `data` must hold at least two values for every channel of layer "
+                f"'{layer.name}'. Received: {count.min():g}."
             )
         stddev = np.sqrt(m2 / count)
         if not (np.isfinite(mean).all() and np.isfinite(stddev).all()):

@@ -85,6 +85,9 @@ class LinearRamp(keras.optimizers.schedules.LearningRateSchedule):
         low, high = sorted((float(self.start_value), float(self.end_value)))
         return tf.minimum(tf.maximum(line, low), high)
 
+    def __repr__(self):
+        return "LinearRamp({}, {}, {}, {})".format(*self.get_config().values())
+
     def get_config(self):
         return {
             "start_step": self.start_step,
@@ -140,6 +143,13 @@ def value_at(schedule, step, low):
         isinstance(schedule, LinearRamp) and min(schedule.start_value, schedule.end_value) >= low
     )
     return value if is_above else tf.maximum(value, low)
+
+
+def moves_after(schedule, step):
+    """Whether a schedule may have another value at a later step."""
+    if isinstance(schedule, LinearRamp):
+        return int(step) < schedule.end_step
+    return isinstance(schedule, Schedule)
 
 
 def as_config(value):

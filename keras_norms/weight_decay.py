@@ -1,26 +1,36 @@
 """Keeps statistics that are trained away from weight decay."""
 
+import warnings
+
 from keras_norms.layers.batchless_normalization import BatchlessNormalization
-from keras_norms.layers.keras_api import nested_layers
+from keras_norms.layers.keras_api import keras, nested_layers
 
 
-def exclude_statistics_from_weight_decay(optimizer, model):
+def exclude_statistics_from_weight_decay(optimizer, model, var_names=()):
     """Tells a Keras optimizer not to decay mean and standard deviation of Batchless layers.
 
     Weight decay pulls `log_stddev` to 0, that is, every standard deviation to 1, and every mean to
     0. Only the data should say where they are.
 
+    Call it before the first training step. Keras does not save what is excluded: after loading a
+    model, call it again and then `model.compile` with that optimizer, since a step that is traced
+    already goes on as before. (With Keras 2, where it must come before the optimizer knows
+    its variables, compile with a new one.)
+
     Args:
-        optimizer: a Keras optimizer with `weight_decay`, before it has seen a variable: before
-            `fit` or `apply_gradients`. The optimizer inside a `LossScaleOptimizer` is found.
+        optimizer: a Keras optimizer with `weight_decay`. The one inside a `LossScaleOptimizer` is
+            found.
         model: a Keras model whose layers are built.
+        var_names: parts of names of further weights to exclude, `"bias"` for example. Keras
+            forgets what was excluded before, so all has to be said at once.
+            Defaults to none.
 
     Returns:
-        The weights that are excluded.
+        The statistics that are excluded.
 
     Raises:
-        ValueError: if the optimizer has no `exclude_from_weight_decay` or it is too late for that,
-            or the model has no built `BatchlessNormalization`.
+        ValueError: if the optimizer has no `exclude_from_weight_decay`, or, with Keras 2, knows its
+            variables already; if the model has no built `BatchlessNormalization`.
 
     Example:
 
@@ -30,6 +40,11 @@ def exclude_statistics_from_weight_decay(optimizer, model):
     >>> len(excluded)
     2
     """
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(
+            "exclude_statistics_from_weight_decay: `model` must be a Keras model. "
+            f"Received: {type(model).__name__}."
+        )
     weights = [
         weight
         for layer in nested_layers(model)
@@ -47,5 +62,12 @@ def exclude_statistics_from_weight_decay(optimizer, model):
             "exclude_statistics_from_weight_decay: the optimizer must be a Keras optimizer with "
             f"`exclude_from_weight_decay`. Received: {type(inner).__name__}."
         )
-    inner.exclude_from_weight_decay(var_list=weights)
+    is_late = getattr(inner, "built", False)
+    inner.exclude_from_weight_decay(var_list=weights, var_names=list(var_names) or None)
+    if is_late:
+        warnings.warn(
+            "exclude_statistics_from_weight_decay: the optimizer knows its variables already. Call "
+            "`model.compile` with it once more: a step that has been traced goes on as before.",
+            stacklevel=2,
+        )
     return weights

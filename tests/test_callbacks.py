@@ -51,6 +51,47 @@ def test_warns_again_after_a_return():
     assert sum("E[z" in str(w.message) for w in caught) == 2
 
 
+def test_equal_names_in_nested_models_have_histories_of_their_own():
+    inner = keras.Sequential(
+        [keras.Input((1,)), keras_norms.BatchlessNormalization(name="norm", monitor=0.0)]
+    )
+    outer = keras_norms.BatchlessNormalization(name="norm", monitor=0.0)
+    model = keras.Sequential([keras.Input((1,)), inner, keras.layers.Rescaling(3.0), outer])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    moments = keras_norms.callbacks.SecondMomentMonitor(band=(0, np.inf), every=np.int64(1))
+    x = np.array([[1.0], [-1.0]])
+    model.fit(x, x, batch_size=2, callbacks=[moments], verbose=0)
+    assert sorted(moments.history) == ["norm", "norm_1"]
+    assert sorted(v for values in moments.history.values() for v in values) == [1.0, 9.0]
+
+
+def test_batches_are_counted_where_several_run_at_once():
+    model = model_with(monitor=0.0)
+    model.compile(keras.optimizers.SGD(0.0), "mse", steps_per_execution=2)
+    moments = keras_norms.callbacks.SecondMomentMonitor(band=(0, np.inf), every=1)
+    x = np.ones((8, 1))
+    model.fit(x, x, batch_size=2, epochs=2, callbacks=[moments], verbose=0)
+    assert moments.steps == [2, 4, 6, 8]
+
+
+def test_another_model_begins_another_history():
+    moments = keras_norms.callbacks.SecondMomentMonitor(every=1)
+    x = np.array([[1.0], [-1.0]])
+    for epochs in (2, 1):
+        model_with(monitor=0.0).fit(
+            x, x, batch_size=2, epochs=epochs, callbacks=[moments], verbose=0
+        )
+    assert moments.steps == [1] and moments.history == {"norm": [1.0]}
+
+
+def test_the_monitor_recovers_from_nan():
+    layer = keras_norms.BatchlessNormalization(monitor=0.5)
+    layer.build((None, 1))
+    for value in (np.nan, 2.0):
+        layer(np.array([[value]], np.float32), training=True)
+    np.testing.assert_allclose(tf.convert_to_tensor(layer.second_moment), 4.0)
+
+
 def test_nan_is_outside():
     model = model_with(monitor=0.5)
     x = np.array([[np.nan], [1.0]])
@@ -83,7 +124,9 @@ def test_rejects_a_model_without_a_monitor():
         )
 
 
-@pytest.mark.parametrize("band", [(4.0, 0.25), (1.0,), "ab", (-1.0, 2.0), (float("nan"), 1.0), 3])
+@pytest.mark.parametrize(
+    "band", [(4.0, 0.25), (1.0,), "ab", (True, 2), (-1.0, 2.0), (float("nan"), 1.0), 3]
+)
 def test_rejects_bands_that_are_none(band):
     with pytest.raises(ValueError, match="SecondMomentMonitor: `band` must be two numbers"):
         keras_norms.callbacks.SecondMomentMonitor(band=band)

@@ -96,7 +96,7 @@ def test_schedules_and_options_without_counterpart_are_told(x):
     )
     for _ in range(2):
         ours(x, training=True)
-    with pytest.warns(UserWarning, match=r"for max_update, the schedules .*step 2\) of 'norm'"):
+    with pytest.warns(UserWarning, match=r"for max_update, the schedule of `r_max` .*step 2\)"):
         stock = renorm_to_stock(ours)
     assert dict(stock.renorm_clipping) == dict(rmax=2.0, rmin=0.5, dmax=5.0)
 

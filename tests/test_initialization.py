@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_norms
-from keras_norms.layers.keras_api import keras
+from keras_norms.layers.keras_api import IS_KERAS_3, keras
 
 NORM = keras_norms.BatchlessNormalization
 
@@ -82,6 +82,12 @@ def test_nested_and_shared_layers(x):
     np.testing.assert_allclose(np.std(model.block(model.shared(x)), 0), 1.0, rtol=1e-3)
 
 
+def test_a_model_that_is_not_built(x):
+    model = keras.Sequential([NORM()])
+    keras_norms.initialize_statistics(model, x, verbose=0)
+    np.testing.assert_allclose(model.layers[0].statistics.mean, x.mean(0), rtol=1e-5)
+
+
 def test_masked_positions_are_left_out(x):
     model = keras.Sequential([keras.Input((None, 3)), keras.layers.Masking(-1.0), NORM()])
     sequences = np.stack([x, np.full_like(x, -1.0)], 1)
@@ -139,14 +145,37 @@ def states(model):
     return [np.asarray(tf.convert_to_tensor(w)) for w in model.weights]
 
 
+class Once:
+    """Looks like a list of batches, but the second who reads finds it empty."""
+
+    def __init__(self, batches):
+        self.iterator = iter(batches)
+
+    def __iter__(self):
+        return self.iterator
+
+
+def once_as_dataset(batches):
+    iterator = iter(batches)
+    spec = tf.TensorSpec((None, 3), tf.float32)
+    return tf.data.Dataset.from_generator(lambda: iterator, output_signature=spec)
+
+
 BAD_DATA = {
     "empty": (lambda x: x[:0], "`data` must hold at least one instance"),
     "no_batch": (lambda x: tf.data.Dataset.from_tensors(x).take(0), "at least one batch"),
     "nan": (lambda x: np.where(x > 4.0, np.nan, x), "`data` must lead to finite statistics"),
     "infinite": (lambda x: np.where(x > 4.0, np.inf, x), "`data` must lead to finite statistics"),
     "generator": (lambda x: (b for b in [x]), "must not be an iterator or a generator"),
+    "once": (lambda x: Once([x[:20], x[20:]]), "which has only one"),
+    "generator_dataset": (
+        lambda x: once_as_dataset([x[:20], x[20:]]),
+        "the same batches each time",
+    ),
     "endless": (lambda x: tf.data.Dataset.from_tensors(x).repeat(), "without an end needs `steps`"),
     "number": (lambda x: 3.0, "must be arrays or an iterable of batches. Received: float"),
+    "tuple": (lambda x: (x, x), "the inputs alone, several of them in a list or a dict"),
+    "single": (lambda x: x[:1], "at least two values for every channel of layer"),
     "lengths": (lambda x: [x, x[:5]], "arrays must have the same length"),
 }
 
@@ -200,6 +229,14 @@ def test_rejects_a_layer_inside_a_loop(x):
         keras_norms.initialize_statistics(model, x, verbose=0)
 
 
+@pytest.mark.parametrize("model", [None, 3, "model"])
+def test_rejects_what_is_no_model(x, model):
+    with pytest.raises(ValueError, match="initialize_statistics: `model` must be a Keras model"):
+        keras_norms.initialize_statistics(model, x)
+    with pytest.raises(ValueError, match="from_weight_decay: `model` must be a Keras model"):
+        keras_norms.exclude_statistics_from_weight_decay(keras.optimizers.AdamW(), model)
+
+
 @pytest.mark.parametrize("options", [dict(batch_size=0), dict(steps=-1), dict(passes=3)])
 def test_rejects_bad_arguments(x, options):
     (name,) = options
@@ -226,9 +263,38 @@ def test_weight_decay_leaves_the_statistics_alone(x):
             assert np.any(was != now)
 
 
+def test_weight_decay_with_exclusions_of_the_users_own(x):
+    """Keras forgets earlier ones, so they are said in the same call."""
+    model = branching()
+    optimizer = keras.optimizers.AdamW(1e-2, weight_decay=0.5)
+    excluded = keras_norms.exclude_statistics_from_weight_decay(optimizer, model, ["gamma"])
+    before = states(model)
+    optimizer.build(model.trainable_variables)
+    zeros = [tf.zeros_like(tf.convert_to_tensor(v)) for v in model.trainable_variables]
+    optimizer.apply_gradients(zip(zeros, model.trainable_variables, strict=True))
+    kept = {id(w) for w in excluded}
+    for was, weight in zip(before, model.weights, strict=True):
+        is_kept = id(weight) in kept or "gamma" in weight.name
+        same = np.array_equal(was, np.asarray(tf.convert_to_tensor(weight)))
+        assert same == (is_kept or not np.any(was))
+
+
 def test_weight_decay_refuses_what_has_none():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)], name="plain")
     with pytest.raises(ValueError, match="must have a BatchlessNormalization that is built"):
         keras_norms.exclude_statistics_from_weight_decay(keras.optimizers.AdamW(), model)
     with pytest.raises(ValueError, match="must be a Keras optimizer .* Received: object"):
         keras_norms.exclude_statistics_from_weight_decay(object(), branching())
+
+
+def test_weight_decay_says_that_it_may_be_late(x):
+    """A step that is traced goes on as before; Keras 2 refuses, Keras 3 does not."""
+    model = branching()
+    optimizer = keras.optimizers.AdamW(1e-2, weight_decay=0.5)
+    optimizer.build(model.trainable_variables)
+    if IS_KERAS_3:
+        with pytest.warns(UserWarning, match="Call `model.compile` with it once more"):
+            keras_norms.exclude_statistics_from_weight_decay(optimizer, model)
+    else:
+        with pytest.raises(ValueError, match="before the optimizer is built"):
+            keras_norms.exclude_statistics_from_weight_decay(optimizer, model)

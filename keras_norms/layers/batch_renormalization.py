@@ -50,7 +50,8 @@ class BatchRenormalization(BatchNormalizationBase):
         d_max: a number, at least 0, or a schedule: the same for the mean, in moving standard
             deviations. Defaults to `LinearRamp(5_000, 25_000, 0.0, 5.0)`.
         clipping_metrics: whether the shares of channels at which `r` and `d` were clipped are
-            metrics of the model, `<layer>_r_clipped` and `<layer>_d_clipped`. Defaults to `False`.
+            metrics of the model, `<layer>_r_clipped` and `<layer>_d_clipped`, over training calls
+            (in an evaluation they stay 0). Defaults to `False`.
         **kwargs: all other arguments of `BatchNormalization`. `moving_variance_initializer` gives
             the square of the initial `moving_stddev`, less epsilon.
 
@@ -169,7 +170,8 @@ class BatchRenormalization(BatchNormalizationBase):
         one = tf.constant(1, tf.int64) if enabled is None else tf.cast(enabled, tf.int64)
         self.step.assign(state["step"] + one)
         for metric, share in zip(self._clipping(), extras, strict=True):
-            weight = None if enabled is None else tf.cast(enabled, tf.float32)
+            counts = tf.reduce_any(statistics.count > 0.0)
+            weight = tf.cast(counts if enabled is None else counts & enabled, tf.float32)
             metric.update_state(tf.cast(share, tf.float32), sample_weight=weight)
 
     def _clipping(self):

@@ -118,14 +118,16 @@ class BatchlessNormalization(ChannelNormalization):
             standard deviation must be above 0. Default to `"zeros"` and `"ones"`.
         beta_regularizer, gamma_regularizer, beta_constraint, gamma_constraint: Default to `None`.
         parametrization: which weight stands for the standard deviation. `"log"` is `log_stddev`,
-            `"abs"` is `stddev`, of either sign, and `"inv"` is `inverse_stddev`.
-            Defaults to `"log"`.
+            `"abs"` is `stddev`, of either sign, and `"inv"` is `inverse_stddev`. With `"inv"`
+            a step has the larger effect the smaller the weight is, so it bears the smallest
+            learning rates. Defaults to `"log"`.
         nll_weight: the weight of the loss, at least 0; 0 freezes the statistics.
             Defaults to `1.0`.
         learning_rate_multiplier: how many times faster than other weights the statistics move, a
             number above 0. The weights then hold the statistics divided by it, which has the
             same effect under SGD, with or without momentum, and under Adam, where scaling the
-            gradient would have none. Defaults to `1.0`.
+            gradient would have none. Since the loss is an average over channels, statistics of wide
+            layers are slow under plain SGD: raise it there. Defaults to `1.0`.
         monitor: None, or the momentum in [0, 1) of a moving average of `E[z^2]`, kept in the weight
             `second_moment`, which starts at 1. `callbacks.SecondMomentMonitor` reads it.
             Defaults to `None`.
@@ -137,7 +139,12 @@ class BatchlessNormalization(ChannelNormalization):
         mask: as in `BatchNormalization`; positions of weight 0 are left out of `E`.
 
     Weights: `gamma`, `beta`, `mean` and `log_stddev`, `stddev` or `inverse_stddev`, all trained;
-    `second_moment` where there is a `monitor`.
+    `second_moment` where there is a `monitor`. With a `learning_rate_multiplier` the weights are
+    the statistics divided by it, so they fit only a layer with the same one; `statistics` reads
+    and `assign_statistics` sets the values themselves.
+
+    Training inside a loop of TensorFlow (an RNN that is not unrolled, `tf.map_fn`) or a `tf.cond`
+    works only where the loss is used inside, too: it cannot reach `model.losses` from there.
 
     Raises:
         ValueError: for an argument, an input or a mask that breaks its rule.
@@ -215,6 +222,11 @@ class BatchlessNormalization(ChannelNormalization):
 
         def initial_stored(shape, dtype=None):
             stddev = tf.cast(self.stddev_initializer(shape, dtype=dtype), dtype)
+            if tf.executing_eagerly() and not np.all(stddev > 0):
+                raise ValueError(
+                    f"{self._owner}: `stddev_initializer` must give numbers above 0. "
+                    f"Received: {np.min(stddev):g}."
+                )
             return self._divided(self._stddev_rule.stored(stddev, self.epsilon))
 
         self.mean = add_parameter(self, "mean", shape, initializer=initial_mean)
@@ -231,7 +243,8 @@ class BatchlessNormalization(ChannelNormalization):
         scale, center, shift = self._affine(mean, inverse_stddev, **self._read_parameters())
         if training is False:
             y = restore(blend(v=x, b=scale, c=shift, center=center, axis=axis, weights=weights))
-            if (observer := _observer.get()) is not None:
+            observer = _observer.get()
+            if observer is not None:
                 observer(self, x, weights, axis, y)
             return y
         y, deviations = normalize_given(x, scale, center, shift, axis=axis, weights=weights)
@@ -249,31 +262,45 @@ class BatchlessNormalization(ChannelNormalization):
     @property
     def statistics(self):
         """The `Statistics(mean, stddev)` that the layer normalizes with now."""
-        mean, stored = (self._multiplied(tf.convert_to_tensor(v)) for v in self.statistics_weights)
+        return self._statistics_of(*map(tf.convert_to_tensor, self.statistics_weights))
+
+    def _statistics_of(self, mean, stored):
+        mean, stored = map(self._multiplied, (mean, stored))
         return Statistics(mean, tf.abs(1.0 / self._stddev_rule.inverse(stored, self.epsilon)))
 
     def assign_statistics(self, mean, stddev):
         """Sets the mean and the standard deviation that the layer normalizes with.
 
         Raises:
-            ValueError: if they are not finite, the standard deviation is not above 0, or they do
-                not have the size of the weights. Nothing is set then.
+            ValueError: if they are not finite in the dtype of the weights, the standard deviation
+                is not above 0 (for `"abs"`, above epsilon), they do not have the size of the
+                weights, or the layer is not built. Nothing is set then.
         """
+        if not self.built:
+            raise ValueError(
+                f"{self._owner}: a layer must be built to have statistics. Received: built=False."
+            )
         given = [np.asarray(value, np.float64) for value in (mean, stddev)]
         if any(value.size != np.prod(self.mean.shape) for value in given):
             raise ValueError(
                 f"{self._owner}: statistics must have the shape of the weights, "
                 f"{tuple(self.mean.shape)}. Received: shapes {given[0].shape}, {given[1].shape}."
             )
-        if not all(np.isfinite(value).all() for value in given) or not (given[1] > 0).all():
+        stored = self._stddev_rule.stored(tf.constant(given[1]), self.epsilon)
+        values = [
+            tf.reshape(tf.cast(self._divided(value), weight.dtype), weight.shape)
+            for value, weight in zip((given[0], stored), self.statistics_weights, strict=True)
+        ]
+        held = self._statistics_of(*values)
+        least = self.epsilon if self.parametrization == "abs" else 0.0
+        is_sound = np.isfinite(held).all() and (held.stddev.numpy() > 0).all()
+        if not is_sound or not (given[1] > least).all():
             raise ValueError(
-                f"{self._owner}: statistics must be finite, the standard deviation above 0. "
-                f"Received: mean={given[0]}, stddev={given[1]}."
+                f"{self._owner}: statistics must be finite, the standard deviation above "
+                f"{least:g}. Received: mean={given[0]}, stddev={given[1]}."
             )
-        values = given[0], self._stddev_rule.stored(tf.constant(given[1]), self.epsilon)
-        for variable, value in zip(self.statistics_weights, values, strict=True):
-            value = tf.cast(self._divided(value), variable.dtype)
-            variable.assign(tf.reshape(value, variable.shape))
+        for weight, value in zip(self.statistics_weights, values, strict=True):
+            weight.assign(value)
 
     def _affine(self, mean, inverse_stddev, gamma=None, beta=None):
         """Scale, center and shift; the statistics are constants here."""
@@ -302,8 +329,10 @@ class BatchlessNormalization(ChannelNormalization):
             # Channels without a count keep what there was.
             old = tf.convert_to_tensor(self.second_moment)
             new = tf.where(use, tf.cast(second_moment, old.dtype), old)
-            mixed = self.monitor * old + (1.0 - self.monitor) * tf.reduce_mean(new)
-            self.second_moment.assign(mixed)
+            new = tf.reduce_mean(new)
+            mixed = self.monitor * old + (1.0 - self.monitor) * new
+            # A batch that is not finite shows, but not for ever.
+            self.second_moment.assign(tf.where(tf.math.is_finite(old), mixed, new))
 
     @property
     def _stddev_rule(self):

@@ -45,7 +45,8 @@ class ChannelNormalization(keras.layers.Layer):
         **kwargs,
     ):
         check_backend(type(self).__name__)
-        super().__init__(**kwargs)
+        # Inputs are cast here. Keras would cast float masks as well, to half precision.
+        super().__init__(**{"autocast": False, **kwargs})
         self.supports_masking = True
         self.axis = axis
         self.epsilon = epsilon

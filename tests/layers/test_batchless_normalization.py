@@ -311,7 +311,7 @@ def test_statistics_follow_the_data(rng):
     x = rng.normal([5.0, -2.0], [3.0, 0.5], (512, 2)).astype(np.float32)
     layer = keras_norms.BatchlessNormalization(monitor=0.9)
     model = keras.Sequential([keras.Input((2,)), layer])
-    model.compile(keras.optimizers.Adam(0.01), "mse")
+    model.compile(keras.optimizers.Adam(0.02), "mse")
     model.fit(x, x, batch_size=1, epochs=4, shuffle=False, verbose=0)
     np.testing.assert_allclose(layer.statistics.mean, x.mean(0), atol=0.5)
     np.testing.assert_allclose(layer.statistics.stddev, x.std(0), rtol=0.25)
@@ -336,13 +336,56 @@ def test_rejects_bad_arguments(name):
 
 @pytest.mark.parametrize(
     "mean, stddev",
-    [([np.nan, 0.0], [1.0, 1.0]), ([0.0, 0.0], [1.0, 0.0]), ([0.0, 0.0], [1.0, np.inf])],
+    [
+        ([np.nan, 0.0], [1.0, 1.0]),
+        ([0.0, 0.0], [1.0, 0.0]),
+        ([0.0, 0.0], [1.0, np.inf]),
+        ([1e39, 0.0], [1.0, 1.0]),
+        ([0.0, 0.0], [1.0, 1e-46]),
+    ],
 )
-def test_rejects_statistics_that_are_none(mean, stddev):
-    layer = layer_with()
+@pytest.mark.parametrize("parametrization", WEIGHTS)
+def test_rejects_statistics_that_are_none(mean, stddev, parametrization):
+    layer = layer_with(dtype="float32", parametrization=parametrization)
     with pytest.raises(ValueError, match="statistics must be finite, the standard deviation above"):
         layer.assign_statistics(mean, stddev)
     np.testing.assert_allclose(layer.statistics.mean, MEAN)
+
+
+def test_rejects_a_deviation_that_abs_cannot_have():
+    layer = layer_with(parametrization="abs", epsilon=1e-3)
+    with pytest.raises(ValueError, match="the standard deviation above 0.001"):
+        layer.assign_statistics(MEAN, [1.0, 1e-4])
+
+
+def test_rejects_a_layer_that_is_not_built():
+    with pytest.raises(ValueError, match="'norm_a': a layer must be built to have statistics"):
+        keras_norms.BatchlessNormalization(name="norm_a").assign_statistics([0.0], [1.0])
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_rejects_an_initial_deviation_that_is_none(value):
+    layer = keras_norms.BatchlessNormalization(
+        name="norm_a", stddev_initializer=keras.initializers.Constant(value)
+    )
+    with pytest.raises(
+        ValueError, match="'norm_a': `stddev_initializer` must give numbers above 0"
+    ):
+        layer.build((None, 2))
+
+
+@pytest.mark.parametrize("name", ["BatchNormalization", "BatchlessNormalization"])
+def test_float_masks_keep_their_values_under_half_precision(name):
+    """Keras would cast a weight of 1e5 to float16, which is infinite."""
+    layer = getattr(keras_norms, name)(dtype="mixed_float16")
+    layer.build((None, 1))
+    with tf.GradientTape() as tape:
+        y = layer(np.array([[1.0], [3.0]], "f"), training=True, mask=tf.constant([1e5, 1e5]))
+        losses = [tf.reduce_sum(tf.cast(y, tf.float32)), *layer.losses]
+    gradients = tape.gradient(losses, layer.trainable_variables)
+    assert y.dtype == "float16" and np.isfinite(y).all()
+    for value in [*layer.weights, *gradients]:
+        assert np.isfinite(tf.convert_to_tensor(value)).all()
 
 
 def test_rejects_statistics_of_another_size():
