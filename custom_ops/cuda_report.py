@@ -139,7 +139,7 @@ def _demangled(names):
 def _readable(name):
     """Such as `PartialMoments<float, vectors, channels last, weights>`."""
     function = re.search(r"(\w+)<", name)
-    variant = re.search(r"Variant<(\w+), (\w+), (\w+), (\w+)>", name)
+    variant = re.search(r"Variant<(\w+), (\w+), (\w+), (\w+)>(?:, (true|false)>)?", name)
     if function is None:
         return name
     if variant is None:
@@ -147,6 +147,7 @@ def _readable(name):
         return f"{function[1]}<{state[1]}>" if state else function[1]
     dtype, *flags = variant.groups()
     words = [("single values", "vectors"), ("channels first", "channels last"), ("", "weights")]
+    words.append(("", "writes"))
     choices = [pair[flag == "true"] for pair, flag in zip(words, flags, strict=True)]
     return f"{function[1]}<{', '.join([dtype.strip('_'), *filter(None, choices)])}>"
 
