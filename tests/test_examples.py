@@ -111,3 +111,64 @@ def test_streaming_rejects(arguments, message, tmp_path):
     assert result.stderr.startswith("streaming: ") and "Traceback" not in result.stderr
     assert message in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def small_batches(*arguments):
+    return subprocess.run(
+        [sys.executable, EXAMPLES / "small_batches.py", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def jpegs(tmp_path_factory):
+    """Images of noise, as JPEG bytes in an .npz."""
+    generator, arrays = np.random.default_rng(1), {}
+    for part, count in (("train", 128), ("test", 32)):
+        images = generator.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
+        data = [tf.io.encode_jpeg(image).numpy() for image in images]
+        arrays[f"{part}_jpeg"] = np.frombuffer(b"".join(data), np.uint8)
+        arrays[f"{part}_offsets"] = np.cumsum([0, *map(len, data)])
+        arrays[f"{part}_labels"] = np.arange(count) % 10
+    path = tmp_path_factory.mktemp("jpegs") / "images.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def test_small_batches_trains_goes_on_and_reports(jpegs, tmp_path):
+    """The second call finds the runs of the first and adds what is missing."""
+    options = ["--data", jpegs, "--images", 128, "--test-images", 32, "--epochs", 2]
+    options += ["--seeds", 1, "--out", tmp_path]
+    for settings in (["groups-4", "pairs"], ["groups-4", "pairs", "whole"]):
+        methods = ["BN", "BRN"] + ["Batchless"] * ("whole" in settings)
+        result = small_batches(*options, "--settings", *settings, "--methods", *methods)
+        assert result.returncode == 0, result.stderr[-2000:]
+    assert "groups-4" not in re.findall(r"^(\S+) \S+ 1: ", result.stdout, re.MULTILINE)
+    content = json.loads((tmp_path / "small_batches.json").read_text())
+    assert len(content["runs"]) == 7
+    for run in content["runs"].values():
+        assert len(run["test_accuracy"]) == 2 and 0 <= run["test_accuracy"][0] <= 1
+    report = (tmp_path / "small_batches.md").read_text()
+    assert "## Protocol" in report and "| groups of 4 | BRN | 1 |" in report
+    assert (tmp_path / "small_batches_accuracy.png").stat().st_size > 10_000
+    (tmp_path / "small_batches.md").write_text(report + "\n## Reading\n\nMine.\n")
+    assert small_batches(*options, "--report").returncode == 0
+    assert (tmp_path / "small_batches.md").read_text().endswith("## Reading\n\nMine.\n")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--settings", "groups-5"), "there is no setting groups-5"),
+        (("--images", "100"), "--images must be a positive multiple of 64"),
+        (("--momentum", "1.5"), "--momentum must be in [0, 1)"),
+        (("--data", "nothing.npz"), "there is no file nothing.npz"),
+    ],
+)
+def test_small_batches_rejects(arguments, message, tmp_path):
+    result = small_batches(*arguments, "--out", tmp_path / "out")
+    assert result.returncode == 2
+    assert result.stderr.startswith("small_batches: ") and "Traceback" not in result.stderr
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,372 @@
+"""Normalization with few images in each statistic: a small ResNet on CIFAR-10, method by method.
+
+A step takes the mean gradient of 64 images, while the normalization works on groups of 4, 2 or 1
+of them (`virtual_batch_size`), on groups of 8 that hold few labels, or on all 64, which is what
+synchronized layers do with it. In the last setting each image is a step of its own.
+
+Every finished run is added to `small_batches.json` in the folder `--out`, and what is there is not
+run again: a training that was broken off goes on, and several processes may share the work. The
+report beside it, a table and curves, is made of that file alone. What follows `## Reading` in the
+report is the author's and kept.
+
+    python examples/small_batches.py --data cifar10_jpeg.npz     hours on two CPU cores
+    python examples/small_batches.py                             the same; Keras loads CIFAR-10
+    python examples/small_batches.py --images 256 --epochs 1 --seeds 1     minutes, to see it run
+    python examples/small_batches.py --settings groups-4 --methods BN BRN --seeds 1 2
+    python examples/small_batches.py --report                    the report only
+    python examples/small_batches.py --pilot                     how the learning rate was chosen
+"""
+
+import argparse
+import collections
+import fcntl
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from images import BadInput, quiet, read_jpegs, require
+
+with quiet():
+    import tensorflow as tf
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from small_batches_protocol import (
+    BATCH,
+    CLASSES,
+    COLORS,
+    LEARNING_RATE,
+    MOMENTUM,
+    PILOT,
+    PILOT_SEED,
+    PILOT_TEST_IMAGES,
+    SETTINGS,
+)
+from small_batches_report import report, write
+
+import keras_norms
+
+keras = tf.keras
+tf.get_logger().setLevel("ERROR")
+
+
+def main():
+    options = parse_arguments()
+    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(options.threads)
+    console = Console()
+    try:
+        check(options)
+        if options.pilot:
+            pilot(options, console)
+            return 0
+        results = Results(options.out / "small_batches.json", size_of(options))
+        if not options.report:
+            train_all(options, results, console)
+        options.out.mkdir(parents=True, exist_ok=True)
+        report(results.read(), options.out, console)
+    except (BadInput, OSError) as error:
+        print(f"small_batches: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data", type=Path, help=".npz with train_jpeg, train_offsets, train_labels and test_…")
+    add("--images", type=int, default=10240, help="to train on, default %(default)s")
+    add("--test-images", type=int, default=5000, help="default %(default)s")
+    add("--epochs", type=int, default=12, help="default %(default)s")
+    add("--momentum", type=float, default=MOMENTUM, help="of BN and BRN, default %(default)s")
+    add("--learning-rate", type=float, default=LEARNING_RATE, help="default %(default)s")
+    add("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="default 1 2 3 4 5")
+    add("--settings", nargs="+", default=list(SETTINGS), help=f"of {', '.join(SETTINGS)}")
+    add("--methods", nargs="+", default=list(COLORS), help=f"of {', '.join(COLORS)}")
+    add("--threads", type=int, default=1, help="default 1: two processes do more than two threads")
+    add("--out", type=Path, default=Path("demo_output"), help="default %(default)s")
+    add("--report", action="store_true", help="train nothing, only write the report")
+    add("--pilot", action="store_true", help="one run for each learning rate of the pilot")
+    return parser.parse_args()
+
+
+def check(options):
+    for what, names, known in (
+        ("setting", options.settings, SETTINGS),
+        ("method", options.methods, COLORS),
+    ):
+        for name in names:
+            require(name in known, f"there is no {what} {name}; there are {', '.join(known)}.")
+    require(
+        options.images > 0 and options.images % BATCH == 0,
+        f"--images must be a positive multiple of {BATCH}, but is {options.images}.",
+    )
+    for name in ("test_images", "epochs", "threads", "learning_rate"):
+        value = getattr(options, name)
+        sentence = f"--{name.replace('_', '-')} must be positive and finite, but is {value}."
+        require(0 < value < float("inf"), sentence)
+    require(0 <= options.momentum < 1, f"--momentum must be in [0, 1), not {options.momentum}.")
+    require(min(options.seeds) >= 0, f"a seed must be at least 0, but one is {min(options.seeds)}.")
+    steps = options.images // BATCH * options.epochs
+    require(steps >= 3, f"BRN's schedule needs 3 steps of {BATCH} images, but there are {steps}.")
+    require(not options.out.is_file(), f"{options.out} is a file, not a folder.")
+
+
+def size_of(options):
+    names = ("learning_rate", "images", "test_images", "epochs", "momentum")
+    return {name: getattr(options, name) for name in names}
+
+
+# The images.
+
+
+def read_images(options, part, count):
+    """The first `count` images as uint8, and their labels."""
+    if options.data is None:
+        try:
+            train, test = keras.datasets.cifar10.load_data()
+        except Exception as error:
+            raise BadInput(f"CIFAR-10 cannot be loaded ({error}); give --data.") from error
+        x, y = train if part == "train" else test
+        y = y[:, 0]
+    else:
+        x, y = read_jpegs(options.data, part, count)
+    require(count <= len(x), f"{count} {part} images are asked for, but there are {len(x)}.")
+    return x[:count], y[:count].astype("int32")
+
+
+def course(labels, setting, epochs, seed):
+    """Which rows each step takes, of shape (epochs, steps, batch), of the images and their mirror
+    images behind them. The setting only arranges what the seed draws."""
+    rng = np.random.default_rng(seed)
+    count = len(labels)
+    rows = np.stack([rng.permutation(count) for _ in range(epochs)]).reshape(-1, BATCH)
+    mirrored = rng.integers(2, size=rows.shape) * count
+    place = rng.permuted(np.tile(np.arange(CLASSES), (len(rows), 1)), axis=1)
+    if setting.arranged:
+        order = np.take_along_axis(place, labels[rows], 1)
+        if setting.arranged == "pairs":  # First one pair of every label, then a second, and so on.
+            same = order[:, :, None] == order[:, None, :]
+            order = order + CLASSES * (np.tril(same, -1).sum(2) // 2)
+        arranged = np.argsort(order, axis=1, kind="stable")
+        rows, mirrored = (np.take_along_axis(a, arranged, 1) for a in (rows, mirrored))
+    return (rows + mirrored).reshape(epochs, -1, setting.batch).astype("int32")
+
+
+# The network.
+
+
+def normalization(method, setting, steps, momentum):
+    """Makes one layer."""
+    shared = dict(momentum=momentum, virtual_batch_size=setting.group)
+    ramp = keras_norms.schedules.LinearRamp.of_total
+    return {
+        "BN": lambda: keras_norms.BatchNormalization(**shared),
+        "BRN": lambda: keras_norms.BatchRenormalization(
+            r_max=ramp(steps, 0.04, 0.30, 1.0, 3.0),
+            d_max=ramp(steps, 0.04, 0.19, 0.0, 5.0),
+            **shared,
+        ),
+        "GroupNorm": lambda: keras.layers.GroupNormalization(groups=8),
+        "Batchless": lambda: keras_norms.BatchlessNormalization(parametrization="log"),
+    }[method]
+
+
+def network(normalized, seed):
+    """`normalized` makes a layer. The other weights depend on the seed alone."""
+    layers = keras.layers
+    seeds = iter(np.random.default_rng(seed).integers(2**31, size=100).tolist())
+
+    def convolution(x, channels, size, stride=1):
+        initializer = keras.initializers.HeNormal(seed=next(seeds))
+        options = dict(padding="same", use_bias=False, kernel_initializer=initializer)
+        x = layers.Conv2D(channels, size, stride, **options)(x)
+        return normalized()(x)
+
+    inputs = layers.Input((32, 32, 3))
+    x = layers.Rescaling(1 / 64, -2)(inputs)
+    x = layers.ReLU()(convolution(x, 16, 3, 2))
+    for channels, stride in ((16, 1), (32, 2), (64, 2)):
+        y = layers.ReLU()(convolution(x, channels, 3, stride))
+        y = convolution(y, channels, 3)
+        shortcut = x if stride == 1 else convolution(x, channels, 1, stride)
+        x = layers.ReLU()(layers.Add()([shortcut, y]))
+    x = layers.GlobalAveragePooling2D()(x)
+    initializer = keras.initializers.GlorotUniform(seed=next(seeds))
+    return keras.Model(inputs, layers.Dense(CLASSES, kernel_initializer=initializer)(x))
+
+
+# The training.
+
+
+def train_all(options, results, console):
+    """Seed by seed, so that what is there when it is broken off can be compared."""
+    runs = [
+        (setting, method, seed)
+        for seed in dict.fromkeys(options.seeds)
+        for setting in SETTINGS
+        for method in SETTINGS[setting].methods
+        if setting in options.settings and method in options.methods
+    ]
+    require(runs, "none of these methods is part of these settings.")
+    images, labels = read_images(options, "train", options.images)
+    test = read_images(options, "test", options.test_images)
+    options.out.mkdir(parents=True, exist_ok=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        all_runs = progress.add_task("runs", total=len(runs))
+        for setting, method, seed in runs:
+            if not results.has(setting, method, seed):
+                epochs = progress.add_task(f"{setting} {method} {seed}", total=options.epochs)
+                rows = course(labels, SETTINGS[setting], options.epochs, seed)
+                run = train(
+                    normalization(method, SETTINGS[setting], rows[..., 0].size, options.momentum),
+                    (images, labels),
+                    test,
+                    rows,
+                    seed,
+                    options.learning_rate,
+                    lambda task=epochs: progress.advance(task),
+                )
+                results.add(setting, method, seed, run)
+                progress.remove_task(epochs)
+                accuracy, seconds = run["test_accuracy"][-1], run["seconds"]
+                console.print(f"{setting} {method} {seed}: {accuracy:.1%} in {seconds:.0f} s")
+            progress.advance(all_runs)
+
+
+def train(normalized, data, test, rows, seed, rate, after_epoch=lambda: None):
+    """Test accuracy, test loss and training loss of each epoch, and the seconds of the training."""
+    keras.backend.clear_session()
+    images, labels = data
+    images, labels = np.concatenate([images, images[:, :, ::-1]]), np.tile(labels, 2)
+    epochs, steps, batch = rows.shape
+    model = network(normalized, seed)
+    if any(isinstance(layer, keras_norms.BatchlessNormalization) for layer in model.layers):
+        first = images[rows[0].ravel()[:BATCH]]
+        keras_norms.initialize_statistics(model, first, batch_size=BATCH, verbose=0)
+    rate = keras.optimizers.schedules.CosineDecay(rate * batch / BATCH, epochs * steps)
+    optimizer = keras.optimizers.SGD(rate, momentum=0.9)
+    train_epoch = epoch_of(model, optimizer, images, labels)
+    evaluate = evaluation_of(model, *test)
+    run = collections.defaultdict(list)
+    seconds = 0.0
+    for epoch_rows in tf.constant(rows):
+        start = time.perf_counter()
+        run["train_loss"].append(plain(train_epoch(epoch_rows)))
+        seconds += time.perf_counter() - start
+        accuracy, loss = evaluate()
+        run["test_accuracy"].append(plain(accuracy))
+        run["test_loss"].append(plain(loss))
+        after_epoch()
+    return {**run, "seconds": round(seconds, 1)}
+
+
+def epoch_of(model, optimizer, images, labels):
+    """An epoch as one graph: at one image a step, calls from Python would take most of the time."""
+    images, labels = tf.constant(images), tf.constant(labels)
+    variables = model.trainable_variables
+    optimizer.build(variables)
+
+    @tf.function
+    def train_epoch(rows):
+        total = tf.constant(0.0)
+        for step_rows in rows:
+            x, y = tf.gather(images, step_rows), tf.gather(labels, step_rows)
+            with tf.GradientTape() as tape:
+                cross_entropy = tf.reduce_mean(cross_entropies(y, model(x, training=True)))
+                loss = tf.add_n([cross_entropy, *model.losses])
+            gradients = tape.gradient(loss, variables)
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
+            total += cross_entropy
+        return total / tf.cast(len(rows), tf.float32)
+
+    return train_epoch
+
+
+def evaluation_of(model, images, labels):
+    predict = tf.function(lambda x: model(x, training=False))
+
+    def evaluate():
+        starts = range(0, len(images), 500)
+        logits = tf.concat([predict(tf.constant(images[i : i + 500])) for i in starts], 0)
+        correct = tf.argmax(logits, 1, tf.int32) == labels
+        accuracy = tf.reduce_mean(tf.cast(correct, tf.float32))
+        return accuracy, tf.reduce_mean(cross_entropies(labels, logits))
+
+    return evaluate
+
+
+def cross_entropies(labels, logits):
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+
+def plain(scalar):
+    """For JSON, which has no NaN: a training that diverged has None there."""
+    value = round(float(scalar), 5)
+    return value if np.isfinite(value) else None
+
+
+def pilot(options, console):
+    seen = options.images
+    images, labels = read_images(options, "train", seen + PILOT_TEST_IMAGES)
+    rows = course(labels[:seen], SETTINGS["whole"], options.epochs, PILOT_SEED)
+    for rate in PILOT:
+        layer = normalization("BN", SETTINGS["whole"], rows[..., 0].size, MOMENTUM)
+        data, held_out = (images[:seen], labels[:seen]), (images[seen:], labels[seen:])
+        run = train(layer, data, held_out, rows, PILOT_SEED, rate)
+        console.print(f"learning rate {rate}: {run['test_accuracy'][-1]:.1%}")
+
+
+class Results:
+    """The runs so far, in a file that several processes add to.
+
+    Args:
+        path: of the file, which need not be there.
+        size: images, epochs and the like; a file has runs of one size only.
+    """
+
+    def __init__(self, path, size):
+        self.path, self.size = path, size
+        self.read()
+
+    def read(self):
+        if not self.path.exists():
+            return {"size": self.size, "runs": {}}
+        try:
+            content = json.loads(self.path.read_text())
+            size, _ = content["size"], content["runs"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{self.path} is no file of results.") from error
+        changed = [
+            f"{name} {value}" for name, value in size.items() if value != self.size.get(name)
+        ]
+        require(not changed, f"{self.path} has runs with {', '.join(changed)}; give another --out.")
+        return content
+
+    def has(self, *key):
+        return self.key(*key) in self.read()["runs"]
+
+    def add(self, setting, method, seed, run):
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)  # No other process adds between reading and writing.
+            content = self.read()
+            content["runs"][self.key(setting, method, seed)] = run
+            content["runs"] = dict(sorted(content["runs"].items()))
+            lines = (f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in content["runs"].items())
+            size, runs = json.dumps(content["size"]), ",\n".join(lines)
+            write(self.path, f'{{"size": {size},\n"runs": {{\n{runs}\n}}}}\n')
+        finally:
+            os.close(folder)
+
+    @staticmethod
+    def key(setting, method, seed):
+        return f"{setting}/{method}/{seed}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
