@@ -5,8 +5,10 @@ import numbers
 import numpy as np
 import tensorflow as tf
 
-from keras_norms.layers.batchless_normalization import BatchlessNormalization, observed
+from keras_norms.input_batches import InputBatches
+from keras_norms.layers.batchless_normalization import BatchlessNormalization
 from keras_norms.layers.keras_api import keras, nested_layers
+from keras_norms.layers.observation import observed
 from keras_norms.ops import kernels
 from keras_norms.ops.reference import count_of
 
@@ -68,7 +70,7 @@ def initialize_statistics(model, data, *, batch_size=32, steps=None, passes=1, v
         raise ValueError(
             f"{OWNER}: `model` must be a Keras model. Received: {type(model).__name__}."
         )
-    batches = _Batches(data, batch_size, steps)
+    batches = InputBatches(data, batch_size, steps, OWNER)
     first = next(iter(batches), None)
     if first is None:
         raise ValueError(f"{OWNER}: `data` must hold at least one batch. Received: none.")
@@ -88,82 +90,6 @@ def initialize_statistics(model, data, *, batch_size=32, steps=None, passes=1, v
                 weight.assign(value)
         raise
     return strata
-
-
-class _Batches:
-    """The inputs of the model, batch by batch, as often as they are asked for."""
-
-    def __init__(self, data, batch_size, steps):
-        if hasattr(data, "__next__"):
-            raise ValueError(
-                f"{OWNER}: `data` is read several times, so it must not be an iterator or a "
-                f"generator. Received: {type(data).__name__}."
-            )
-        if isinstance(data, tuple):
-            raise ValueError(
-                f"{OWNER}: `data` must be the inputs alone, several of them in a list or a dict. "
-                f"Received: a tuple of {len(data)}."
-            )
-        is_arrays = isinstance(data, (np.ndarray, list, dict)) or tf.is_tensor(data)
-        if is_arrays:
-            if isinstance(data, list):
-                data = tuple(data)
-            sizes = {len(part) for part in tf.nest.flatten(data)}
-            if len(sizes) != 1 or 0 in sizes:
-                raise ValueError(
-                    f"{OWNER}: `data` must hold at least one instance, and arrays must have the "
-                    f"same length. Received: lengths {sorted(sizes)}."
-                )
-            dataset = tf.data.Dataset.from_tensor_slices({"x": data}).batch(batch_size)
-            data = dataset.map(lambda batch: (batch["x"],))
-        elif not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
-            raise ValueError(
-                f"{OWNER}: `data` must be arrays or an iterable of batches. "
-                f"Received: {type(data).__name__}."
-            )
-        try:
-            size = len(data)
-        except TypeError as error:  # A dataset of unknown or endless length.
-            if steps is None and "infinite" in str(error):
-                raise ValueError(
-                    f"{OWNER}: `data` without an end needs `steps`. Received: steps=None."
-                ) from error
-            size = None
-        if hasattr(data, "__iter__"):
-            once = iter(data)
-            if once is iter(data):
-                raise ValueError(
-                    f"{OWNER}: `data` is read several times, so it must not be an iterator or a "
-                    f"generator. Received: {type(data).__name__}, which has only one."
-                )
-        self._data, self._steps, self._count = data, steps, None
-        if steps is not None:
-            size = steps if size is None else min(size, steps)
-        if size is None:  # Counted, so that data that can be read once only is found out.
-            size = sum(1 for _ in self)
-        self.size = size
-
-    def __iter__(self):
-        """The batches, and an error where there are others than when they were read before."""
-        count = 0
-        for batch in self._read():
-            yield batch
-            count += 1
-        if self._count not in (None, count):
-            raise ValueError(
-                f"{OWNER}: `data` is read several times and must have the same batches each time. "
-                f"Received: {self._count} batches, then {count}."
-            )
-        self._count = count
-
-    def _read(self):
-        source = self._data
-        if not hasattr(source, "__iter__"):  # A Keras Sequence: it is indexed.
-            source = (source[i] for i in range(len(source)))
-        for i, batch in enumerate(source):
-            if self._steps is not None and i >= self._steps:
-                return
-            yield batch[0] if isinstance(batch, tuple) else batch
 
 
 class _Traced:

@@ -1,8 +1,5 @@
 """Batchless Normalization: the statistics are parameters, and every instance stands alone."""
 
-import contextlib
-import contextvars
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,63 +12,11 @@ from keras_norms.layers.keras_api import (
     keep_losses_per_thread,
     keras,
 )
+from keras_norms.layers.observation import current_observer
 from keras_norms.layers.validation import check_batchless_arguments, static_if_possible
 from keras_norms.ops.kernels import blend
 from keras_norms.statistics.given import normalize_given
-
-
-class Parametrization(NamedTuple):
-    """How a standard deviation is kept as a weight.
-
-    Attributes:
-        weight: the name of the weight.
-        stored: `stored(stddev, epsilon)` is its value.
-        inverse: `inverse(stored, epsilon)` is `1 / stddev`.
-        log: `log(stored, epsilon)` is `log(stddev)`.
-    """
-
-    weight: str
-    stored: Callable
-    inverse: Callable
-    log: Callable
-
-
-PARAMETRIZATIONS = {
-    "log": Parametrization(
-        "log_stddev",
-        lambda stddev, epsilon: tf.math.log(stddev),
-        lambda stored, epsilon: tf.exp(-stored),
-        lambda stored, epsilon: stored,
-    ),
-    "abs": Parametrization(
-        "stddev",
-        lambda stddev, epsilon: tf.maximum(stddev - epsilon, 0.0),
-        lambda stored, epsilon: 1.0 / (tf.abs(stored) + epsilon),
-        lambda stored, epsilon: tf.math.log(tf.abs(stored) + epsilon),
-    ),
-    "inv": Parametrization(
-        "inverse_stddev",
-        lambda stddev, epsilon: 1.0 / stddev,
-        lambda stored, epsilon: stored,
-        lambda stored, epsilon: -tf.math.log(tf.abs(stored) + epsilon),
-    ),
-}
-
-
-_observer = contextvars.ContextVar("observer", default=None)
-
-
-@contextlib.contextmanager
-def observed(observer):
-    """Within, every layer that infers calls `observer(layer, x, weights, axis, y)`.
-
-    `x` has one channel axis, `axis`; `weights` are as `row_weights` makes them, or None.
-    """
-    token = _observer.set(observer)
-    try:
-        yield
-    finally:
-        _observer.reset(token)
+from keras_norms.statistics.parametrization import PARAMETRIZATIONS
 
 
 class Statistics(NamedTuple):
@@ -243,7 +188,7 @@ class BatchlessNormalization(ChannelNormalization):
         scale, center, shift = self._affine(mean, inverse_stddev, **self._read_parameters())
         if training is False:
             y = restore(blend(v=x, b=scale, c=shift, center=center, axis=axis, weights=weights))
-            observer = _observer.get()
+            observer = current_observer()
             if observer is not None:
                 observer(self, x, weights, axis, y)
             return y
