@@ -74,7 +74,7 @@ def test_streaming_resumes_as_if_it_had_never_stopped(tmp_path):
     for arguments in (
         (*options, "--instances", "1000", "--out", whole),
         (*options, "--instances", "500", "--out", parts),
-        (*options, "--instances", "500", "--out", parts, "--resume"),
+        ("--instances", "500", "--out", parts, "--resume"),
     ):
         result = streaming(*arguments)
         assert result.returncode == 0, result.stderr[-2000:]
