@@ -132,8 +132,7 @@ F WeightedMean(const T* values, const F* weights, int64_t n, double* count) {
 // n contiguous values of one channel, with a weight each or none.
 template <typename T, typename F = Compute<T>>
 void AddPlane(const T* x, int64_t n, const F* weights, Partial partial, int64_t column) {
-  constexpr int kStep = Lanes<F>::kSize;
-  constexpr int64_t kBlock = kStep * kBlockRows;
+  constexpr int64_t kBlock = Lanes<F>::kSize * kBlockRows;
   for (int64_t begin = 0; begin < n; begin += kBlock) {
     const int64_t size = Min(kBlock, n - begin);
     const T* block = x + begin;
@@ -143,29 +142,22 @@ void AddPlane(const T* x, int64_t n, const F* weights, Partial partial, int64_t 
     if (count == 0.0) continue;
 
     Lanes<F> sum, square;
-    const auto add = [&](const auto* values, const F* value_weights) {
-      for (int k = 0; k < 2; ++k) {
-        const Vector<F> d = LoadVector(values + k * kVectorSize<F>) - shift;
-        if (value_weights == nullptr) {
-          sum.vectors[k] += d;
-          square.vectors[k] += d * d;
+    ForEachGroup<F, 2>(size, [&](auto group, int64_t i) {
+      using G = decltype(group);
+      using N = typename G::Type;
+      for (int k = 0; k < G::kSize; ++k) {
+        N d = G::At(block + i, k) - shift;
+        if (w == nullptr) {
+          sum.template part<N>(k) += d;
+          square.template part<N>(k) += d * d;
         } else {
-          const Vector<F> weight = LoadVector(value_weights + k * kVectorSize<F>);
-          const Vector<F> seen = weight > 0 ? d : Vector<F>{};
-          sum.vectors[k] += weight * seen;
-          square.vectors[k] += weight * seen * seen;
+          const N weight = G::At(w + i, k);
+          d = weight > 0 ? d : N{};
+          sum.template part<N>(k) += weight * d;
+          square.template part<N>(k) += weight * d * d;
         }
       }
-    };
-    int64_t i = 0;
-    for (; i + kStep <= size; i += kStep) add(block + i, w == nullptr ? nullptr : w + i);
-    if (i < size) {  // What is missing of a whole step is filled with the shift, which adds 0.
-      F rest[kStep], rest_weights[kStep] = {};
-      for (int j = 0; j < kStep; ++j) rest[j] = shift;
-      for (int j = 0; i + j < size; ++j) rest[j] = Load(block + i + j);
-      if (w != nullptr) memcpy(rest_weights, w + i, (size - i) * sizeof(F));
-      add(rest, w == nullptr ? nullptr : rest_weights);
-    }
+    });
     partial.Add(column, count, static_cast<double>(shift), sum.total(), square.total());
   }
 }

@@ -9,6 +9,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <type_traits>
+
 #include "../channel_layout.h"
 
 #if defined(__SSE2__)
@@ -58,11 +60,23 @@ using Vector = typename VectorOf<F>::Type;
 template <typename F>
 constexpr int kVectorSize = kVectorBytes / sizeof(F);
 
-// Sums of as many columns as two registers hold; two, so that additions need not wait in line.
+// A sum in two registers, two so that additions need not wait in line, and in one number for the
+// values that fill no register.
 template <typename F>
 struct Lanes {
   static constexpr int kSize = 2 * kVectorSize<F>;
   Vector<F> vectors[2] = {};
+  F rest = 0;
+
+  // The part that adds values of type N, which is F or Vector<F>.
+  template <typename N>
+  N& part(int k) {
+    if constexpr (std::is_same<N, F>::value) {
+      return rest;
+    } else {
+      return vectors[k];
+    }
+  }
 
   double total() const {
     F lanes[kVectorSize<F>];
@@ -71,7 +85,8 @@ struct Lanes {
     for (int half = kVectorSize<F> / 2; half > 1; half /= 2) {
       for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
     }
-    return static_cast<double>(lanes[0]) + static_cast<double>(lanes[1]);
+    return static_cast<double>(lanes[0]) + static_cast<double>(lanes[1]) +
+           static_cast<double>(rest);
   }
 };
 

@@ -130,52 +130,37 @@ void AddMatrix(Activations<T> at, int64_t stride, int64_t rows, int64_t n, const
   }
 }
 
-// n contiguous values of one channel.
+// n contiguous values of one channel, with a weight each or none.
 template <typename Form, typename T, typename F = Compute<T>>
 void AddPlane(const Activations<T>& plane, int64_t n, const F* weights, bool weighted,
               const Columns<F>& columns, Partial partial, int64_t column) {
-  constexpr int kStep = Lanes<F>::kSize;
-  constexpr int64_t kBlock = kStep * kBlockRows;
+  constexpr int64_t kBlock = Lanes<F>::kSize * kBlockRows;
   const F center = columns.center[column];
   const F scale = Form::kWrites ? columns.scale[column] : F{};
   const F shift = Form::kWrites ? columns.shift[column] : F{};
   const bool stream = plane.stream && StartsLines(plane.y, 0);
   for (int64_t begin = 0; begin < n; begin += kBlock) {
-    const int64_t size = Min(kBlock, n - begin);
     const Activations<T> block = plane + begin;
     const F* w = weights == nullptr ? nullptr : weights + begin;
     Lanes<F> sum_u, sum_uv;
-    const auto add = [&](const auto* us, const auto* vs, const F* ws, auto* ys, bool streams) {
-      for (int k = 0; k < 2; ++k) {
-        const int at = k * kVectorSize<F>;
-        const Vector<F> u = Form::kHasU ? LoadVector(us + at) : Vector<F>{};
-        Vector<F> difference = {}, weight = {};
-        if (Form::kHasV) difference = LoadVector(vs + at) - center;
-        if (ws != nullptr) {
-          weight = LoadVector(ws + at);
-          const Vector<F> finite = difference - difference == 0 ? difference : Vector<F>{};
+    ForEachGroup<F, 2>(Min(kBlock, n - begin), [&](auto group, int64_t i) {
+      using G = decltype(group);
+      using N = typename G::Type;
+      const Activations<T> at = block + i;
+      for (int k = 0; k < G::kSize; ++k) {
+        const N u = Form::kHasU ? G::At(at.u, k) : N{};
+        N difference = Form::kHasV ? G::At(at.v, k) - center : N{};
+        N weight = {};
+        if (w != nullptr) {
+          weight = G::At(w + i, k);
+          const N finite = difference - difference == 0 ? difference : N{};
           difference = weight > 0 ? difference : finite;
         }
-        const Vector<F> y =
-            Add<Form>(u, difference, weighted ? &weight : nullptr, Vector<F>{} + scale,
-                      Vector<F>{} + shift, sum_u.vectors[k], sum_uv.vectors[k]);
-        if (Form::kWrites) StoreVector(y, ys + at, streams);
+        const N y = Add<Form>(u, difference, weighted ? &weight : nullptr, N{} + scale, N{} + shift,
+                              sum_u.template part<N>(k), sum_uv.template part<N>(k));
+        if (Form::kWrites) G::Put(y, at.y, k, stream);
       }
-    };
-    int64_t i = 0;
-    for (; i + kStep <= size; i += kStep) {
-      const Activations<T> at = block + i;
-      add(at.u, at.v, w == nullptr ? nullptr : w + i, at.y, stream);
-    }
-    if (i < size) {  // What is missing of a whole step is filled with what adds 0.
-      F rest_u[kStep] = {}, rest_v[kStep], rest_weights[kStep] = {}, rest_y[kStep];
-      for (int j = 0; j < kStep; ++j) rest_v[j] = center;
-      for (int j = 0; Form::kHasU && i + j < size; ++j) rest_u[j] = Load(block.u + i + j);
-      for (int j = 0; Form::kHasV && i + j < size; ++j) rest_v[j] = Load(block.v + i + j);
-      if (w != nullptr) memcpy(rest_weights, w + i, (size - i) * sizeof(F));
-      add(rest_u, rest_v, w == nullptr ? nullptr : rest_weights, rest_y, false);
-      for (int j = 0; Form::kWrites && i + j < size; ++j) Store(rest_y[j], block.y + i + j);
-    }
+    });
     partial.u[column] += sum_u.total();
     if (Form::kHasV) partial.uv[column] += sum_uv.total();
   }
