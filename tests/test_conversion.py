@@ -23,7 +23,8 @@ def x(rng):
 
 
 def with_statistics(layer, shape):
-    layer.build(shape)
+    if not layer.built:
+        layer.build(shape)
     for name, value in STATISTICS.items():
         getattr(layer, name).assign(value)
     if hasattr(layer, "renorm_mean"):
@@ -78,6 +79,31 @@ def test_ours_becomes_a_stock_layer_and_comes_back(x):
     assert back.get_config() == {**ours.get_config(), "axis": back.axis}
     assert back.axis % x.ndim == ours.axis % x.ndim
     compare(renorm_from_stock(stock), stock, x)
+
+
+def test_a_whole_model_moves_as_the_readme_says(x):
+    layers = keras.layers
+    inputs = keras.Input(x.shape[1:])
+    shortcut = layers.BatchNormalization(renorm=True)(inputs)
+    y = layers.Conv1D(3, 2, padding="same")(shortcut)
+    y = layers.BatchNormalization(renorm=True)(y)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Add()([y, shortcut])))
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            with_statistics(layer, x.shape)
+
+    def moved(layer):
+        if getattr(layer, "renorm", False):
+            return renorm_from_stock(layer)
+        return type(layer).from_config(layer.get_config())
+
+    ours = keras.models.clone_model(model, clone_function=moved)
+    for old, new in zip(model.layers, ours.layers, strict=True):
+        if not getattr(old, "renorm", False):
+            new.set_weights(old.get_weights())
+    kinds = [isinstance(layer, keras_norms.BatchRenormalization) for layer in ours.layers]
+    assert sum(kinds) == 2
+    np.testing.assert_allclose(ours(x), model(x), rtol=1e-5, atol=1e-5)
 
 
 def test_two_sets_of_statistics_that_differ_are_told(x):
