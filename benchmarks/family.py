@@ -1,8 +1,7 @@
-"""The layers for small batches against our own `BatchNormalization`, forward and backward.
+"""The other layers against our own `BatchNormalization`, forward and backward.
 
 A step returns y and the gradients of x and of everything that is trained, with the losses that a
-layer adds, and updates what the layer remembers. `BatchRenormalization` has its default schedules,
-`BatchlessNormalization` its default parametrization.
+layer adds, and updates what the layer remembers. All have their default arguments.
 
     python benchmarks/family.py [--shapes 32x56x56x64,nchw:32x64x56x56] [--dtype bfloat16] [--jit]
 """
@@ -24,6 +23,7 @@ import keras_norms
 LAYERS = {
     "BN": keras_norms.BatchNormalization,
     "BRN": keras_norms.BatchRenormalization,
+    "RBN": keras_norms.RegularizedBatchNormalization,
     "Batchless": keras_norms.BatchlessNormalization,
 }
 

@@ -12,6 +12,9 @@ from keras_norms.layers.batch_renormalization import (
 from keras_norms.layers.batchless_normalization import (
     BatchlessNormalization as BatchlessNormalization,
 )
+from keras_norms.layers.regularized_batch_normalization import (
+    RegularizedBatchNormalization as RegularizedBatchNormalization,
+)
 from keras_norms.layers.sync_batch_normalization import (
     SyncBatchNormalization as SyncBatchNormalization,
 )

@@ -33,6 +33,8 @@ class Row:
 RENORM = keras_norms.BatchRenormalization
 RENORM_STATE = ("moving_mean", "moving_stddev", "step")
 BATCHLESS = keras_norms.BatchlessNormalization
+REGULARIZED = keras_norms.RegularizedBatchNormalization
+STRONG = dict(mean_weight=0.1, variance_weight=0.2)
 RAMP = keras_norms.schedules.LinearRamp(1, 9, 1.0, 3.0)
 
 ROWS = {
@@ -62,6 +64,20 @@ ROWS = {
         (),
         ("mean", "inverse_stddev"),
     ),
+    "regularized": Row(REGULARIZED, STRONG, (8, 4, 3)),
+    "regularized_scheduled": Row(
+        REGULARIZED,
+        dict(
+            mean_weight=keras_norms.schedules.LinearRamp(0, 4, 0.0, 0.1),
+            variance_weight=0.2,
+            penalty="stddev_l2",
+            penalty_uses="previous",
+        ),
+        (8, 5),
+        ("moving_mean", "moving_variance", "step"),
+    ),
+    "regularized_synchronized": Row(REGULARIZED, dict(synchronized=True, **STRONG), (8, 5)),
+    "regularized_virtual": Row(REGULARIZED, dict(virtual_batch_size=3, **STRONG), (8, 5)),
     "renorm": Row(RENORM, dict(r_max=2.0, d_max=1.5), (8, 4, 3), RENORM_STATE),
     "renorm_scheduled": Row(RENORM, dict(r_max=RAMP, clipping_metrics=True), (8, 5), RENORM_STATE),
     "renorm_virtual": Row(

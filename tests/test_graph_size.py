@@ -52,12 +52,16 @@ def test_a_plain_training_step_has_at_most_60_operations(options, shape, dtype):
 
 
 def test_a_step_of_the_others_has_few_more():
-    """With the default schedules of the one, and the loss that the other adds."""
-    renorm, batchless = (
+    """With the default schedules of the one, and the losses that the others add."""
+    renorm, batchless, regularized = (
         training_step(getattr(keras_norms, name)(), SHAPE)
-        for name in ("BatchRenormalization", "BatchlessNormalization")
+        for name in (
+            "BatchRenormalization",
+            "BatchlessNormalization",
+            "RegularizedBatchNormalization",
+        )
     )
-    assert len(renorm) <= 102 and len(batchless) <= 70
+    assert len(renorm) <= 102 and len(batchless) <= 70 and len(regularized) <= 82
 
 
 @pytest.mark.parametrize("masked", [False, True])

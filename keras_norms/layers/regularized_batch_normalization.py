@@ -1,0 +1,196 @@
+"""Regularized batch normalization: a penalty on the gap between training and inference."""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_norms.layers.base import BatchNormalizationBase
+from keras_norms.layers.keras_api import add_step, keep_losses_per_thread, keras
+from keras_norms.layers.validation import require
+from keras_norms.schedules import as_config, schedule_or_number, value_at
+
+PENALTIES = ("variance_l1", "stddev_l2")
+TARGETS = ("updated", "previous")
+WEIGHTS = ("mean_weight", "variance_weight")
+
+
+@keras.saving.register_keras_serializable(package="keras_norms")
+class RegularizedBatchNormalization(BatchNormalizationBase):
+    """`BatchNormalization` that pulls the statistics of each batch towards the moving ones.
+
+    Normalizes as `BatchNormalization` does. In training it adds a loss, per channel `c`:
+
+        "variance_l1"  mean_weight * sum_c (mean - moving_mean)^2
+                       + variance_weight * sum_c |variance - moving_variance|
+        "stddev_l2"    mean_weight * sum_c (mean - moving_mean)^2
+                       + variance_weight * sum_c (stddev - moving_stddev)^2
+
+    with `stddev = sqrt(max(variance, epsilon))`. Its gradient goes through the statistics of the
+    batch, and so into the layers before; the moving statistics are constants. With
+    `synchronized=True` the statistics are those of all replicas, and the loss counts once. With
+    `virtual_batch_size` it is the average over the virtual batches, by count.
+
+    Use it where models that train well with batch normalization do badly in inference: texts,
+    whose batches differ much from each other (see
+    `callbacks.TrainingInferenceDiscrepancy`, which measures the gap). Not where the gap is small:
+    there it does nothing. The sums go over channels, so wider layers are held harder; the moving
+    statistics begin at 0 and 1, so at first it pulls towards these. A schedule for the weights that
+    begins with 0 is a warm-up: `LinearRamp(0, 4_000, 0.0, weight)`.
+
+    The published weights, 0.1 and 0.01, are for losses that are summed over the tokens of a batch,
+    4096 of them; Keras takes the mean, so the defaults are those divided by 4096. See
+    `weight_of_token_sum`.
+
+    Args:
+        axis: see `BatchNormalization`, as for all but these. Defaults to `-1`.
+        momentum: the share of the old moving value kept, in [0, 1]. Defaults to `0.95`.
+        epsilon: added to the variance. Defaults to `1e-5`.
+        mean_weight: a finite number, at least 0, or a schedule of such. The n-th training call,
+            from 0, uses a schedule at n. Defaults to `0.1 / 4096`.
+        variance_weight: the same for the second term. Defaults to `0.01 / 4096`.
+        penalty: `"variance_l1"`, that of the authors' code, or `"stddev_l2"`, that of the paper.
+            Defaults to `"variance_l1"`.
+        penalty_uses: `"updated"`, the moving statistics with this batch in them, as in the
+            authors' code, or `"previous"`, those before. The first makes the mean's term
+            `momentum^2` times that of the second. Defaults to `"updated"`.
+        **kwargs: all other arguments of `BatchNormalization`.
+
+    Call arguments and shapes: as `BatchNormalization`. What a mask leaves out is in no statistic
+    and has no part in the penalty or its gradient; a batch in which nothing counts adds 0.
+
+    Weights: those of `BatchNormalization`, and, if a weight is a schedule, `step`, the number of
+    training calls so far, int64.
+
+    Raises:
+        ValueError: as `BatchNormalization`, and for an argument that breaks its rule.
+
+    Example:
+
+    >>> layer = keras_norms.RegularizedBatchNormalization(
+    ...     mean_weight=1.0, variance_weight=1.0, penalty_uses="previous"
+    ... )
+    >>> y = layer(tf.constant([[1.0], [3.0]]), training=True)  # mean 2, variance 1
+    >>> [float(loss) for loss in layer.losses]  # moving_mean is 0, moving_variance 1
+    [4.0]
+
+    Reference:
+        Wang, Wu and Huang, 2022, https://arxiv.org/abs/2210.05153.
+    """
+
+    def __init__(
+        self,
+        axis=-1,
+        momentum=0.95,
+        epsilon=1e-5,
+        mean_weight=0.1 / 4096,
+        variance_weight=0.01 / 4096,
+        penalty="variance_l1",
+        *,
+        penalty_uses="updated",
+        **kwargs,
+    ):
+        super().__init__(axis, momentum, epsilon, **kwargs)
+        self.mean_weight = schedule_or_number(mean_weight, "mean_weight", 0.0, self._owner)
+        self.variance_weight = schedule_or_number(
+            variance_weight, "variance_weight", 0.0, self._owner
+        )
+        self.penalty = penalty
+        self.penalty_uses = penalty_uses
+        for name in WEIGHTS:
+            require(self, self._owner, f"`{name}` must be finite", name, _is_no_infinity)
+        for name, known in (("penalty", PENALTIES), ("penalty_uses", TARGETS)):
+            rule = f"`{name}` must be one of {', '.join(map(repr, known))}"
+            require(self, self._owner, rule, name, lambda value, known=known: value in known)
+        keep_losses_per_thread(self)
+
+    @staticmethod
+    def weight_of_token_sum(weight, tokens):
+        """A weight published for losses summed over tokens, for the mean loss of Keras.
+
+            weight / tokens
+
+        Args:
+            weight: of the penalty, where the loss is a sum.
+            tokens: how many tokens the batches of that training had, a number above 0: the real
+                ones, without padding.
+
+        >>> keras_norms.RegularizedBatchNormalization.weight_of_token_sum(0.1, tokens=4096)
+        2.44140625e-05
+        """
+        if not tokens > 0:
+            raise ValueError(
+                f"weight_of_token_sum: `tokens` must be above 0. Received: tokens={tokens!r}."
+            )
+        return weight / tokens
+
+    @property
+    def _has_schedule(self):
+        return any(not isinstance(getattr(self, name), float) for name in WEIGHTS)
+
+    @property
+    def _has_penalty(self):
+        return any(getattr(self, name) != 0.0 for name in WEIGHTS)
+
+    def _add_state(self, shape):
+        super()._add_state(shape)
+        if self._has_schedule:
+            self.step = add_step(self, "step")
+
+    def _affine(self, state, statistics, gamma=None, beta=None):
+        """With mean and variance as extras, since extras carry gradients to the batch."""
+        vectors = super()._affine(state, statistics, gamma, beta)
+        return (*vectors, statistics.mean, statistics.variance) if self._has_penalty else vectors
+
+    def _update(self, state, statistics, extras, enabled):
+        super()._update(state, statistics, extras, enabled)
+        if not self._has_penalty:
+            return
+        mean, variance = extras
+        if self.penalty_uses == "updated":
+            state = self._read_state()
+        moving_mean, moving_variance = (
+            tf.stop_gradient(tf.cast(state[name], tf.float64))
+            for name in ("moving_mean", "moving_variance")
+        )
+        terms = zip(
+            self._weights_now(enabled),
+            (tf.square(mean - moving_mean), self._spread_gap(variance, moving_variance)),
+            strict=True,
+        )
+        penalty = tf.add_n([weight * term for weight, term in terms])
+        penalty = tf.where(statistics.count > 0.0, penalty, tf.zeros_like(penalty))
+        if self.virtual_batch_size is not None:
+            total = tf.reduce_sum(statistics.count, 0)
+            penalty = penalty * tf.math.divide_no_nan(statistics.count, total)
+        self.add_loss(tf.cast(tf.reduce_sum(penalty), self.moving_mean.dtype))
+
+    def _spread_gap(self, variance, moving_variance):
+        if self.penalty == "variance_l1":
+            return tf.abs(variance - moving_variance)
+        stddev, moving_stddev = (
+            tf.sqrt(tf.maximum(value, self.epsilon)) for value in (variance, moving_variance)
+        )
+        return tf.square(stddev - moving_stddev)
+
+    def _weights_now(self, enabled):
+        """Both weights at this training call, which is counted."""
+        if not self._has_schedule:
+            return [getattr(self, name) for name in WEIGHTS]
+        step = tf.convert_to_tensor(self.step)
+        weights = [value_at(getattr(self, name), step, 0.0) for name in WEIGHTS]
+        self.step.assign_add(
+            tf.constant(1, tf.int64) if enabled is None else tf.cast(enabled, tf.int64)
+        )
+        return weights
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "mean_weight": as_config(self.mean_weight),
+            "variance_weight": as_config(self.variance_weight),
+            "penalty": self.penalty,
+            "penalty_uses": self.penalty_uses,
+        }
+
+
+def _is_no_infinity(value):
+    return not isinstance(value, float) or bool(np.isfinite(value))
