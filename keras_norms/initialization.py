@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_norms.input_batches import InputBatches
 from keras_norms.layers.batchless_normalization import BatchlessNormalization
 from keras_norms.layers.keras_api import keras, nested_layers
-from keras_norms.layers.observation import observed
+from keras_norms.observed_model import ObservedModel
 from keras_norms.ops import kernels
 from keras_norms.ops.reference import count_of
 
@@ -77,7 +77,7 @@ def initialize_statistics(model, data, *, batch_size=32, steps=None, passes=1, v
     model(first, training=False)  # Creates the weights where there are none.
     layers = [layer for layer in nested_layers(model) if isinstance(layer, BatchlessNormalization)]
     before = [[tf.identity(w) for w in layer.statistics_weights] for layer in layers if layer.built]
-    strata = _strata(model, first)
+    strata = _strata(model, layers, first)
     total = batches.size * len(strata) * passes
     progress = keras.utils.Progbar(total, verbose=verbose, unit_name="batch")
     try:
@@ -92,76 +92,33 @@ def initialize_statistics(model, data, *, batch_size=32, steps=None, passes=1, v
     return strata
 
 
-class _Traced:
-    """A function of a batch that runs the model and returns `compute(calls, *arguments)`.
-
-    Traced again only where a size that was the same in all batches so far differs.
-    """
-
-    def __init__(self, model, compute):
-        self._function = tf.function(self._run, autograph=False)
-        self._model, self._compute = model, compute
-        self._specs = self._concrete = None
-
-    def _run(self, batch, *arguments):
-        calls = []
-        with observed(lambda *call: calls.append(call)):
-            self._model(batch, training=False)
-        # Keras 2 may call layers in a graph of its own before, to know the shapes.
-        calls = [call for call in calls if not _is_symbolic(call[1].graph)]
-        for layer, x, *_ in calls:
-            if x.graph is not tf.compat.v1.get_default_graph():
-                raise ValueError(
-                    f"{OWNER}: layer '{layer.name}' runs inside a tf.cond or a loop, where "
-                    "its inputs cannot be reached. Use `assign_statistics` for it."
-                )
-        return self._compute(calls, *arguments)
-
-    def __call__(self, batch, *arguments):
-        batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
-        self.trace(batch, *arguments)
-        return self._concrete(batch, *arguments)
-
-    def trace(self, batch, *arguments):
-        def widened(tensor, spec=None):
-            shape = tf.TensorShape([None, *tensor.shape[1:]])
-            if spec is not None:
-                shape = spec.shape.most_specific_compatible_shape(shape)
-            return tf.TensorSpec(shape, tensor.dtype)
-
-        specs = tf.nest.map_structure(
-            widened, batch, *([] if self._specs is None else [self._specs])
-        )
-        if specs != self._specs:
-            self._specs = specs
-            self._concrete = self._function.get_concrete_function(specs, *arguments)
+def _observed(model, layers, compute):
+    return ObservedModel(
+        model, layers, compute, owner=OWNER, remedy="Use `assign_statistics` for it."
+    )
 
 
-def _is_symbolic(graph):
-    return graph.name == "keras_graph" or graph.name.endswith("scratch_graph")
-
-
-def _strata(model, batch):
-    """The layers that the model runs, sorted by what they depend on."""
+def _strata(model, layers, batch):
+    """Those layers that the model runs, sorted by what they depend on."""
     found = {}
 
     def trace(calls):
         """Follows, operation by operation, which layers a value depends on."""
-        layers = list(dict.fromkeys(layer for layer, *_ in calls))
         own = {}
-        for layer, *_, y in calls:
-            own[y.op.name] = own.get(y.op.name, frozenset()) | {layer}
+        for call in calls:
+            name = call.outputs.op.name
+            own[name] = own.get(name, frozenset()) | {call.layer}
         depends = {}
         nothing = frozenset()
         for op in tf.compat.v1.get_default_graph().get_operations():
             inputs = (depends.get(tensor.op.name, nothing) for tensor in op.inputs)
             depends[op.name] = own.get(op.name, nothing).union(*inputs)
-        found["needs"] = {layer: nothing for layer in layers}
-        for layer, x, *_ in calls:
-            found["needs"][layer] |= depends[x.op.name] - {layer}
+        found["needs"] = {call.layer: nothing for call in calls}
+        for call in calls:
+            found["needs"][call.layer] |= depends[call.inputs.op.name] - {call.layer}
         return tf.constant(0)
 
-    _Traced(model, trace).trace(tf.nest.map_structure(tf.convert_to_tensor, batch))
+    _observed(model, layers, trace).trace(tf.nest.map_structure(tf.convert_to_tensor, batch))
     needs = found["needs"]
     if not needs:
         raise ValueError(
@@ -182,32 +139,33 @@ def _statistics(model, stratum, batches, passes, progress):
     """Mean and standard deviation of what the layers of a stratum receive."""
 
     def moments(calls):
-        return [
-            (stratum.index(layer), kernels.moments(x, axis=axis, weights=weights))
-            for layer, x, weights, axis, _ in calls
-            if layer in stratum
-        ]
+        parts = []
+        for call in calls:
+            x, weights, axis = call.view()
+            part = kernels.moments(x, axis=axis, weights=weights)
+            parts.append((stratum.index(call.layer), part))
+        return parts
 
     def squares(calls, means):
         parts = []
-        for layer, x, weights, axis, _ in calls:
-            if layer in stratum:
-                i = stratum.index(layer)
-                options = dict(axis=axis, weights=weights)
-                center = tf.cast(means[i], x.dtype if x.dtype == tf.float64 else tf.float32)
-                total, around = kernels.sums(
-                    v=x, center=center, weighted=weights is not None, **options
-                )
-                # Around the centre as rounded; around the mean it is that much less.
-                count = count_of(x, **options)
-                offset = tf.math.divide_no_nan(total, count)
-                mean = tf.cast(center, tf.float64) + offset
-                parts.append((i, (count, mean, tf.maximum(around - offset * total, 0.0))))
+        for call in calls:
+            i = stratum.index(call.layer)
+            x, weights, axis = call.view()
+            options = dict(axis=axis, weights=weights)
+            center = tf.cast(means[i], x.dtype if x.dtype == tf.float64 else tf.float32)
+            total, around = kernels.sums(
+                v=x, center=center, weighted=weights is not None, **options
+            )
+            # Around the centre as rounded; around the mean it is that much less.
+            count = count_of(x, **options)
+            offset = tf.math.divide_no_nan(total, count)
+            mean = tf.cast(center, tf.float64) + offset
+            parts.append((i, (count, mean, tf.maximum(around - offset * total, 0.0))))
         return parts
 
     def total(compute, *arguments):
         """Count, mean and sum of squares around it, for each layer."""
-        function = _Traced(model, compute)
+        function = _observed(model, stratum, compute)
         merged = [None] * len(stratum)
         for batch in batches:
             for i, part in function(batch, *arguments):

@@ -12,7 +12,6 @@ from keras_norms.layers.keras_api import (
     keep_losses_per_thread,
     keras,
 )
-from keras_norms.layers.observation import current_observer
 from keras_norms.layers.validation import check_batchless_arguments, static_if_possible
 from keras_norms.ops.kernels import blend
 from keras_norms.statistics.given import normalize_given
@@ -187,11 +186,7 @@ class BatchlessNormalization(ChannelNormalization):
         inverse_stddev = self._stddev_rule.inverse(stored, self.epsilon)
         scale, center, shift = self._affine(mean, inverse_stddev, **self._read_parameters())
         if training is False:
-            y = restore(blend(v=x, b=scale, c=shift, center=center, axis=axis, weights=weights))
-            observer = current_observer()
-            if observer is not None:
-                observer(self, x, weights, axis, y)
-            return y
+            return restore(blend(v=x, b=scale, c=shift, center=center, axis=axis, weights=weights))
         y, deviations = normalize_given(x, scale, center, shift, axis=axis, weights=weights)
         self._follow(deviations, mean, stored, inverse_stddev, enabled=training)
         return restore(y)

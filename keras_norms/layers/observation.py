@@ -1,24 +1,53 @@
 """A look at what layers receive while a model runs."""
 
 import contextlib
-import contextvars
+from typing import Any, NamedTuple
 
-_observer = contextvars.ContextVar("observer", default=None)
+import tensorflow as tf
+
+from keras_norms.ops.layout import ChannelView, canonical_axes
+from keras_norms.ops.weights import row_weights
+
+
+class Call(NamedTuple):
+    """A call of a layer that has a channel axis."""
+
+    layer: Any
+    inputs: tf.Tensor
+    mask: tf.Tensor | None
+    outputs: tf.Tensor
+
+    def view(self):
+        """The inputs with one channel axis, their weights or None, and that axis."""
+        rank = self.inputs.shape.rank
+        axes = canonical_axes(self.layer.axis, rank)
+        view = ChannelView(axes, rank)
+        weights = row_weights(self.mask, self.inputs, axes, f"layer '{self.layer.name}'")
+        weights = None if weights is None else view.apply(weights)
+        return view.apply(tf.cast(self.inputs, self.layer.compute_dtype)), weights, view.axis
 
 
 @contextlib.contextmanager
-def observed(observer):
-    """Within, every layer that infers calls `observer(layer, x, weights, axis, y)`.
+def observed(layers):
+    """Within, each call of one of these layers is appended to the list that this yields.
 
-    `x` has one channel axis, `axis`; `weights` are as `row_weights` makes them, or None.
+    Also those of stock Keras: `call` of the layer object is replaced as long as this lasts. So
+    what has been traced before is not observed.
     """
-    token = _observer.set(observer)
+    calls = []
+
+    def observing(layer):
+        def call(inputs, *args, **kwargs):
+            outputs = type(layer).call(layer, inputs, *args, **kwargs)
+            calls.append(Call(layer, inputs, kwargs.get("mask"), outputs))
+            return outputs
+
+        return call
+
+    for layer in layers:
+        layer.call = observing(layer)
     try:
-        yield
+        yield calls
     finally:
-        _observer.reset(token)
-
-
-def current_observer():
-    """The innermost one, or None."""
-    return _observer.get()
+        for layer in layers:
+            del layer.call

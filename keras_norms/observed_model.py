@@ -1,0 +1,64 @@
+"""A model run on batches, with a function of what its layers receive."""
+
+import tensorflow as tf
+
+from keras_norms.layers.observation import observed
+
+
+class ObservedModel:
+    """A function of a batch that runs a model and returns `compute(calls, *arguments)`.
+
+    Traced again only where a size that was the same in all batches so far differs.
+
+    Args:
+        model: a Keras model whose weights are there.
+        layers: those whose calls are observed.
+        compute: `compute(calls, *arguments)`, traced with the model: tensors from a list of `Call`.
+        training: the mode in which the model runs. Defaults to `False`.
+        owner: for messages.
+        remedy: what to do where a call cannot be reached, for the message.
+    """
+
+    def __init__(self, model, layers, compute, *, training=False, owner, remedy):
+        self._model, self._layers, self._compute = model, layers, compute
+        self._training, self._owner, self._remedy = training, owner, remedy
+        self._function = tf.function(self._run, autograph=False)
+        self._specs = self._concrete = None
+
+    def _run(self, batch, *arguments):
+        with observed(self._layers) as calls:
+            self._model(batch, training=self._training)
+        # Keras 2 may call layers in a graph of its own before, to know the shapes.
+        calls = [call for call in calls if not _is_symbolic(call.inputs.graph)]
+        for call in calls:
+            if call.inputs.graph is not tf.compat.v1.get_default_graph():
+                raise ValueError(
+                    f"{self._owner}: layer '{call.layer.name}' runs inside a tf.cond or a loop, "
+                    f"where its inputs cannot be reached. {self._remedy}"
+                )
+        return self._compute(calls, *arguments)
+
+    def __call__(self, batch, *arguments):
+        batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
+        self.trace(batch, *arguments)
+        return self._concrete(batch, *arguments)
+
+    def trace(self, batch, *arguments):
+        """Makes sure that there is a graph for such a batch."""
+
+        def widened(tensor, spec=None):
+            shape = tf.TensorShape([None, *tensor.shape[1:]])
+            if spec is not None:
+                shape = spec.shape.most_specific_compatible_shape(shape)
+            return tf.TensorSpec(shape, tensor.dtype)
+
+        specs = tf.nest.map_structure(
+            widened, batch, *([] if self._specs is None else [self._specs])
+        )
+        if specs != self._specs:
+            self._specs = specs
+            self._concrete = self._function.get_concrete_function(specs, *arguments)
+
+
+def _is_symbolic(graph):
+    return graph.name == "keras_graph" or graph.name.endswith("scratch_graph")
