@@ -2,6 +2,7 @@
 
 from keras_norms import callbacks as callbacks
 from keras_norms import conversion as conversion
+from keras_norms import diagnostics as diagnostics
 from keras_norms import ops as ops
 from keras_norms import schedules as schedules
 from keras_norms.initialization import initialize_statistics as initialize_statistics

@@ -1,7 +1,5 @@
 """Statistics of `BatchlessNormalization` layers, taken from data before training."""
 
-import numbers
-
 import numpy as np
 import tensorflow as tf
 
@@ -58,23 +56,10 @@ def initialize_statistics(model, data, *, batch_size=32, steps=None, passes=1, v
     Reference:
         Berger and Uc Cetina, 2022, https://arxiv.org/abs/2212.14729.
     """
-    for name, value in (("batch_size", batch_size), ("steps", steps)):
-        is_int = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not (is_int and value > 0 or name == "steps" and value is None):
-            raise ValueError(
-                f"{OWNER}: `{name}` must be a positive int. Received: {name}={value!r}."
-            )
     if passes not in (1, 2) or isinstance(passes, bool):
         raise ValueError(f"{OWNER}: `passes` must be 1 or 2. Received: passes={passes!r}.")
-    if not isinstance(model, keras.layers.Layer):
-        raise ValueError(
-            f"{OWNER}: `model` must be a Keras model. Received: {type(model).__name__}."
-        )
     batches = InputBatches(data, batch_size, steps, OWNER)
-    first = next(iter(batches), None)
-    if first is None:
-        raise ValueError(f"{OWNER}: `data` must hold at least one batch. Received: none.")
-    model(first, training=False)  # Creates the weights where there are none.
+    first = batches.build(model)
     layers = [layer for layer in nested_layers(model) if isinstance(layer, BatchlessNormalization)]
     before = [[tf.identity(w) for w in layer.statistics_weights] for layer in layers if layer.built]
     strata = _strata(model, layers, first)

@@ -1,7 +1,11 @@
 """The inputs of a model out of all that users call data."""
 
+import numbers
+
 import numpy as np
 import tensorflow as tf
+
+from keras_norms.layers.keras_api import keras
 
 
 class InputBatches:
@@ -9,6 +13,12 @@ class InputBatches:
 
     def __init__(self, data, batch_size, steps, owner):
         self._owner = owner
+        for name, value in (("batch_size", batch_size), ("steps", steps)):
+            is_int = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+            if not (is_int and value > 0 or name == "steps" and value is None):
+                raise ValueError(
+                    f"{owner}: `{name}` must be a positive int. Received: {name}={value!r}."
+                )
         if hasattr(data, "__next__"):
             raise ValueError(
                 f"{owner}: `data` is read several times, so it must not be an iterator or a "
@@ -58,6 +68,18 @@ class InputBatches:
             size = sum(1 for _ in self)
         self.size = size
 
+    def build(self, model):
+        """Creates the weights of a model where there are none, and returns the first batch."""
+        if not isinstance(model, keras.layers.Layer):
+            raise ValueError(
+                f"{self._owner}: `model` must be a Keras model. Received: {type(model).__name__}."
+            )
+        first = next(iter(self), None)
+        if first is None:
+            raise ValueError(f"{self._owner}: `data` must hold at least one batch. Received: none.")
+        model(first, training=False)
+        return first
+
     def __iter__(self):
         """The batches, and an error where there are others than when they were read before."""
         count = 0
@@ -72,9 +94,9 @@ class InputBatches:
         self._count = count
 
     def _read(self):
-        source = self._data
-        if not hasattr(source, "__iter__"):  # A Keras Sequence: it is indexed.
-            source = (source[i] for i in range(len(source)))
+        data = source = self._data
+        if not hasattr(data, "__iter__"):  # A Keras Sequence: it is indexed.
+            source = (data[i] for i in range(len(data)))
         for i, batch in enumerate(source):
             if self._steps is not None and i >= self._steps:
                 return

@@ -4,6 +4,7 @@ The package follows `tf.keras`: Keras 3, or Keras 2 with TensorFlow 2.15 or with
 `TF_USE_LEGACY_KERAS=1`.
 """
 
+import contextlib
 import threading
 
 import tensorflow as tf
@@ -88,6 +89,24 @@ def nested_layers(model):
     Keras has no public way to reach layers inside layers; this name is the same in Keras 2 and 3.
     """
     return list(model._flatten_layers())
+
+
+@contextlib.contextmanager
+def state_kept(model):
+    """Restores afterwards what calls of a model change: untrained weights, seeds, metrics."""
+    if IS_KERAS_3:
+        variables = [v.value for v in (*model.non_trainable_variables, *model.metrics_variables)]
+    else:
+        of_metrics = (v for metric in model.metrics for v in metric.variables)
+        variables = [*model.non_trainable_weights, *of_metrics]
+    # Under a strategy a variable has a value on each replica.
+    parts = [part for v in variables for part in getattr(v, "values", [v])]
+    before = [tf.identity(part) for part in parts]
+    try:
+        yield
+    finally:
+        for part, value in zip(parts, before, strict=True):
+            part.assign(value)
 
 
 def state_dtype(layer):

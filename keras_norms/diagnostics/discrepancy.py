@@ -1,0 +1,148 @@
+"""How far the statistics of batches are from those that inference uses."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_norms.diagnostics.batch_statistics import batch_statistics_layers, moving_statistics
+from keras_norms.input_batches import InputBatches
+from keras_norms.layers.keras_api import keras, state_kept
+from keras_norms.observed_model import ObservedModel
+from keras_norms.ops import kernels
+
+OWNER = "training_inference_discrepancy"
+
+
+class Discrepancy(NamedTuple):
+    """The training-inference discrepancy (TID) of one layer, averaged over batches `B`.
+
+    Attributes:
+        mean: `E_B[||mean_B - moving_mean||] / ||moving_stddev||`, norms over channels.
+        variance: `E_B[||stddev_B - moving_stddev||] / ||moving_stddev||`.
+        channel_mean: `E_B[|moving_mean - mean_B| / stddev_B]`, of shape `(channels,)`. Its average
+            is what the authors' code logs.
+        channel_variance: `E_B[|moving_stddev / stddev_B - 1|]`.
+        batches: how many batches there were. Each virtual batch is one.
+    """
+
+    mean: float
+    variance: float
+    channel_mean: np.ndarray
+    channel_variance: np.ndarray
+    batches: int
+
+
+def training_inference_discrepancy(model, data, *, batch_size=32, steps=None, verbose=1):
+    """Measures how far the statistics of batches are from the moving ones, layer by layer.
+
+        mean TID     = E_B[||mean_B - moving_mean||_2]     / ||moving_stddev||_2
+        variance TID = E_B[||stddev_B - moving_stddev||_2] / ||moving_stddev||_2
+
+    Training normalizes by the batch, inference by the moving statistics: where the two differ
+    much, a model that trains well does badly in inference. For every layer with batch
+    statistics, those of stock Keras too, `mean_B` and `stddev_B` are those of what it receives in
+    training mode, masked positions left out. The model runs over the data once, all layers are
+    measured in the same graph, and nothing waits for the device in between. State that training
+    changes, the moving statistics above all, is as before afterwards.
+
+    Use it on a trained model, with the batches of training: the discrepancy depends on how large
+    they are. Not on a model whose moving statistics have not settled; there it says how far
+    they have to go. During training, `callbacks.TrainingInferenceDiscrepancy` costs less.
+
+    Args:
+        model: a Keras model.
+        data: an array, a tensor, or a list or dict of them for several inputs; or a
+            `tf.data.Dataset` or another iterable of batches. Of a batch that is a tuple, the
+            first element is the input.
+        batch_size: the size of a batch where `data` are arrays. Defaults to `32`.
+        steps: None, or how many batches to read at most. Defaults to `None`.
+        verbose: 1 shows a progress bar, 0 does not. Defaults to `1`.
+
+    Returns:
+        `{layer name: Discrepancy}`. A name that is there twice gets a number. Layers that the model
+        does not run, and such without any batch in which something counts, are left out.
+
+    Raises:
+        ValueError: if there is no such layer, one runs inside a `tf.cond` or a loop, or the
+            data is empty or does not fit the model. The model is then as it was.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization(name="norm")])
+    >>> found = keras_norms.diagnostics.training_inference_discrepancy(
+    ...     model, np.array([[1.0], [3.0]]), verbose=0
+    ... )
+    >>> found["norm"].mean, found["norm"].variance  # mean 2 and stddev 1, against 0 and 1
+    (2.0, 0.0)
+
+    Reference:
+        Wang, Wu and Huang, 2022, https://arxiv.org/abs/2210.05153.
+    """
+    batches = InputBatches(data, batch_size, steps, OWNER)
+    batches.build(model)
+    layers = batch_statistics_layers(model, OWNER)
+    moving = {layer: moving_statistics(layer) for layer in layers.values()}
+    order = []
+
+    def compute(calls):
+        order[:] = list(dict.fromkeys(call.layer for call in calls))
+        parts = {layer: [] for layer in order}
+        for call in calls:
+            parts[call.layer].append(_sums_over_batches(call, *moving[call.layer]))
+        return [[tf.add_n(values) for values in zip(*parts[layer], strict=True)] for layer in order]
+
+    remedy = "Measure a model without it."
+    run = ObservedModel(model, list(moving), compute, training=True, owner=OWNER, remedy=remedy)
+    progress = keras.utils.Progbar(batches.size, verbose=verbose, unit_name="batch")
+    totals = None
+    with state_kept(model):
+        for batch in batches:
+            sums = run(batch)
+            totals = sums if totals is None else tf.nest.map_structure(tf.add, totals, sums)
+            progress.add(1)
+    names = {layer: name for name, layer in layers.items()}
+    found = {}
+    for layer, values in zip(order, totals, strict=True):
+        count, *sums = (value.numpy() for value in values)
+        if count > 0:
+            mean, variance, channel_mean, channel_variance = (value / count for value in sums)
+            found[names[layer]] = Discrepancy(
+                float(mean), float(variance), channel_mean, channel_variance, int(count)
+            )
+    return found
+
+
+def terms(mean, variance, moving_mean, moving_variance, epsilon):
+    """Both discrepancies of one batch or several, `[..., channels]`, float64.
+
+    Returns:
+        The ratios of norms, `[...]`, and the ratios by channel, `[..., channels]`: mean, variance,
+        mean by channel, variance by channel.
+    """
+    stddev, moving_stddev = tf.sqrt(variance), tf.sqrt(moving_variance)
+    norm = tf.norm(moving_stddev, axis=-1)
+    mean_gap, stddev_gap = mean - moving_mean, stddev - moving_stddev
+    # The least that the layer would divide by: a channel that is constant is no discrepancy.
+    least = tf.sqrt(tf.maximum(variance, epsilon))
+    return (
+        tf.math.divide_no_nan(tf.norm(mean_gap, axis=-1), norm),
+        tf.math.divide_no_nan(tf.norm(stddev_gap, axis=-1), norm),
+        tf.math.divide_no_nan(tf.abs(mean_gap), least),
+        tf.math.divide_no_nan(tf.abs(stddev_gap), least),
+    )
+
+
+def _sums_over_batches(call, moving_mean, moving_variance):
+    """How many batches a call has, and the terms added up over them."""
+    x, weights, axis = call.view()
+    segment_size = getattr(call.layer, "virtual_batch_size", None)
+    count, mean, m2 = kernels.moments(x, axis=axis, weights=weights, segment_size=segment_size)
+    variance = tf.math.divide_no_nan(m2, count)
+    if segment_size is None:
+        count, mean, variance = (value[tf.newaxis] for value in (count, mean, variance))
+    counts = tf.reduce_any(count > 0.0, -1)
+    found = terms(mean, variance, moving_mean, moving_variance, call.layer.epsilon)
+    return tf.reduce_sum(tf.cast(counts, tf.float64)), *(
+        tf.reduce_sum(tf.boolean_mask(value, counts), 0) for value in found
+    )
