@@ -5,26 +5,31 @@ import tensorflow as tf
 from keras_norms.layers.keras_api import nested_layers
 
 
+def named(layers):
+    """Layers by their names; a name that is there before gets a number."""
+    by_name = {}
+    for layer in layers:
+        name, number = layer.name, 0
+        while name in by_name:
+            number += 1
+            name = f"{layer.name}_{number}"
+        by_name[name] = layer
+    return by_name
+
+
 def batch_statistics_layers(model, owner):
-    """Those of a model, at any depth, by their names; a name that is there twice gets a number.
+    """Those of a model that is built, at any depth, by their names.
 
     Raises:
         ValueError: if there is none.
     """
-    named = {}
-    for layer in nested_layers(model):
-        if _keeps_moving_statistics(layer):
-            name, number = layer.name, 0
-            while name in named:
-                number += 1
-                name = f"{layer.name}_{number}"
-            named[name] = layer
-    if not named:
+    layers = named(layer for layer in nested_layers(model) if _keeps_moving_statistics(layer))
+    if not layers:
         raise ValueError(
-            f"{owner}: `model` must have a layer with batch statistics, such as a "
+            f"{owner}: the model must have a layer with batch statistics, such as a "
             f"BatchNormalization. Received: {type(model).__name__} '{model.name}' without."
         )
-    return named
+    return layers
 
 
 def _keeps_moving_statistics(layer):
@@ -32,13 +37,22 @@ def _keeps_moving_statistics(layer):
     return is_built and (hasattr(layer, "moving_variance") or hasattr(layer, "moving_stddev"))
 
 
-def moving_statistics(layer):
-    """The moving mean and variance of a layer as they are now, float64 vectors."""
-    if hasattr(layer, "moving_variance"):
-        mean, variance = map(_vector, (layer.moving_mean, layer.moving_variance))
-        return mean, variance
-    mean, stddev = map(_vector, (layer.moving_mean, layer.moving_stddev))
-    return mean, tf.maximum(tf.square(stddev) - layer.epsilon, 0.0)
+def stored_statistics(layer):
+    """What a layer keeps moving averages of, as they are now: float64 vectors."""
+    spread = layer.moving_variance if _averages_variances(layer) else layer.moving_stddev
+    return _vector(layer.moving_mean), _vector(spread)
+
+
+def mean_and_variance(layer, stored):
+    """The mean and the variance that stored statistics stand for."""
+    mean, spread = stored
+    if _averages_variances(layer):
+        return mean, tf.maximum(spread, 0.0)
+    return mean, tf.maximum(tf.square(spread) - layer.epsilon, 0.0)
+
+
+def _averages_variances(layer):
+    return hasattr(layer, "moving_variance")
 
 
 def _vector(variable):

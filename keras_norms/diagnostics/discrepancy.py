@@ -5,7 +5,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_norms.diagnostics.batch_statistics import batch_statistics_layers, moving_statistics
+from keras_norms.diagnostics.batch_statistics import (
+    batch_statistics_layers,
+    mean_and_variance,
+    stored_statistics,
+)
 from keras_norms.input_batches import InputBatches
 from keras_norms.layers.keras_api import keras, state_kept
 from keras_norms.observed_model import ObservedModel
@@ -82,7 +86,9 @@ def training_inference_discrepancy(model, data, *, batch_size=32, steps=None, ve
     batches = InputBatches(data, batch_size, steps, OWNER)
     batches.build(model)
     layers = batch_statistics_layers(model, OWNER)
-    moving = {layer: moving_statistics(layer) for layer in layers.values()}
+    moving = {
+        layer: mean_and_variance(layer, stored_statistics(layer)) for layer in layers.values()
+    }
     order = []
 
     def compute(calls):
@@ -113,23 +119,23 @@ def training_inference_discrepancy(model, data, *, batch_size=32, steps=None, ve
     return found
 
 
-def terms(mean, variance, moving_mean, moving_variance, epsilon):
-    """Both discrepancies of one batch or several, `[..., channels]`, float64.
-
-    Returns:
-        The ratios of norms, `[...]`, and the ratios by channel, `[..., channels]`: mean, variance,
-        mean by channel, variance by channel.
-    """
+def ratios_of_norms(mean, variance, moving_mean, moving_variance):
+    """Mean and variance TID of one batch or several, `[...]`, from float64 `[..., channels]`."""
     stddev, moving_stddev = tf.sqrt(variance), tf.sqrt(moving_variance)
     norm = tf.norm(moving_stddev, axis=-1)
-    mean_gap, stddev_gap = mean - moving_mean, stddev - moving_stddev
+    return tuple(
+        tf.math.divide_no_nan(tf.norm(gap, axis=-1), norm)
+        for gap in (mean - moving_mean, stddev - moving_stddev)
+    )
+
+
+def ratios_by_channel(mean, variance, moving_mean, moving_variance, epsilon):
+    """The same in standard deviations of the batch, channel by channel, `[..., channels]`."""
     # The least that the layer would divide by: a channel that is constant is no discrepancy.
-    least = tf.sqrt(tf.maximum(variance, epsilon))
-    return (
-        tf.math.divide_no_nan(tf.norm(mean_gap, axis=-1), norm),
-        tf.math.divide_no_nan(tf.norm(stddev_gap, axis=-1), norm),
-        tf.math.divide_no_nan(tf.abs(mean_gap), least),
-        tf.math.divide_no_nan(tf.abs(stddev_gap), least),
+    stddev = tf.sqrt(tf.maximum(variance, epsilon))
+    return tuple(
+        tf.math.divide_no_nan(tf.abs(gap), stddev)
+        for gap in (mean - moving_mean, tf.sqrt(variance) - tf.sqrt(moving_variance))
     )
 
 
@@ -142,7 +148,8 @@ def _sums_over_batches(call, moving_mean, moving_variance):
     if segment_size is None:
         count, mean, variance = (value[tf.newaxis] for value in (count, mean, variance))
     counts = tf.reduce_any(count > 0.0, -1)
-    found = terms(mean, variance, moving_mean, moving_variance, call.layer.epsilon)
+    four = mean, variance, moving_mean, moving_variance
+    found = *ratios_of_norms(*four), *ratios_by_channel(*four, call.layer.epsilon)
     return tf.reduce_sum(tf.cast(counts, tf.float64)), *(
         tf.reduce_sum(tf.boolean_mask(value, counts), 0) for value in found
     )

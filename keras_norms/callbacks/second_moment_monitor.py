@@ -1,4 +1,4 @@
-"""Keras callbacks that watch what normalization does during training."""
+"""Watches whether the statistics of Batchless layers follow the data."""
 
 import numbers
 import warnings
@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
+from keras_norms.diagnostics.batch_statistics import named
 from keras_norms.layers.batchless_normalization import BatchlessNormalization
 from keras_norms.layers.keras_api import keras, nested_layers
 
@@ -67,11 +68,11 @@ class SecondMomentMonitor(keras.callbacks.Callback):
         self._outside, self._layers = set(), {}
 
     def on_train_begin(self, logs=None):
-        layers = {}
-        for layer in nested_layers(self.model):
-            if isinstance(layer, BatchlessNormalization) and layer.monitor is not None:
-                count = sum(other.name == layer.name for other in layers.values())
-                layers[f"{layer.name}_{count}" if count else layer.name] = layer
+        layers = named(
+            layer
+            for layer in nested_layers(self.model)
+            if isinstance(layer, BatchlessNormalization) and layer.monitor is not None
+        )
         if self._layers and layers != self._layers:  # Another model: another history.
             self.steps.clear()
             self.history.clear()

@@ -1,0 +1,187 @@
+"""Records how far batches are from the moving statistics while a model trains."""
+
+import importlib.util
+import numbers
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from keras_norms.diagnostics.batch_statistics import (
+    batch_statistics_layers,
+    mean_and_variance,
+    stored_statistics,
+)
+from keras_norms.diagnostics.discrepancy import ratios_by_channel, ratios_of_norms
+from keras_norms.layers.keras_api import keras
+
+OWNER = "TrainingInferenceDiscrepancy"
+
+
+class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
+    """Records the training-inference discrepancy (TID) of every layer with batch statistics.
+
+    For batches of the training itself, ours and stock layers alike:
+
+        mean TID     = ||mean_B - moving_mean||_2     / ||moving_stddev||_2
+        variance TID = ||stddev_B - moving_stddev||_2 / ||moving_stddev||_2
+
+    with the moving statistics before the batch. What the batch's statistics were is read off what
+    the update made of the moving ones,
+
+        mean_B = (new - momentum * old) / (1 - momentum),
+
+    so the training step stays as it is, and a batch costs a few operations on vectors. Where
+    the mean is 1000 standard deviations from 0 and the momentum 0.99, it is known to 1 % of one.
+    On several replicas it is the average over them, and of a layer that is called several times
+    in a step it is a mixture. What `max_update` or `unbiased_moving_variance` change in what
+    enters, they change here. Layers that are frozen or have a momentum of 1 do not move, and
+    are left out.
+
+    Use it to see whether inference will go wrong while there is time: a TID that stays large says
+    so. Not with `steps_per_execution` above 1, where single updates cannot be told apart. The same
+    for a model that is trained: `diagnostics.training_inference_discrepancy`.
+
+    The averages over layers are in the logs, so in the progress bar, as `tid_mean` and
+    `tid_variance`, at the end of an epoch those over its readings. All values are in `history`.
+
+    Args:
+        every: a positive int, how many batches lie between two readings. Defaults to `10`.
+        log_dir: None, or a folder for TensorBoard: scalars per layer at each reading, and
+            histograms over channels at the end of each epoch. Defaults to `None`.
+
+    Attributes:
+        steps: the numbers of the batches that were read, from 1, over all epochs.
+        history: `{layer name: {"mean": [...], "variance": [...]}}`, a value at each of the steps. A
+            name that is there twice gets a number. Both begin anew with another model.
+
+    Raises:
+        ValueError: for a wrong argument; in `fit`, if no layer with batch statistics is trained, or
+            several batches are run at once.
+        ImportError: for a `log_dir` where TensorBoard is not installed.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization(name="norm")])
+    >>> model.compile("sgd", "mse")
+    >>> tid = keras_norms.callbacks.TrainingInferenceDiscrepancy(every=1)
+    >>> x = np.array([[1.0], [3.0]])  # mean 2 and stddev 1, against 0 and 1
+    >>> history = model.fit(x, x, batch_size=2, callbacks=[tid], verbose=0)
+    >>> round(tid.history["norm"]["mean"][0], 3)
+    2.0
+
+    Reference:
+        Wang, Wu and Huang, 2022, https://arxiv.org/abs/2210.05153.
+    """
+
+    _supports_tf_logs = True  # Keras 2 hands others a copy, which the progress bar does not show.
+
+    def __init__(self, every=10, log_dir=None):
+        super().__init__()
+        is_int = isinstance(every, numbers.Integral) and not isinstance(every, bool)
+        if not is_int or every < 1:
+            raise ValueError(f"{OWNER}: `every` must be a positive int. Received: {every!r}.")
+        if log_dir is not None and not isinstance(log_dir, (str, os.PathLike)):
+            raise ValueError(f"{OWNER}: `log_dir` must be a path or None. Received: {log_dir!r}.")
+        if log_dir is not None and importlib.util.find_spec("tensorboard") is None:
+            raise ImportError(
+                f"{OWNER}: `log_dir` needs TensorBoard: pip install tensorboard. "
+                f"Received: log_dir={os.fspath(log_dir)!r}."
+            )
+        self.every, self.log_dir = every, log_dir
+        self.steps, self.history = [], {}
+        self._layers, self._writer = {}, None
+        self._batches = self._before = self._epoch_begin = 0
+
+    def on_train_begin(self, logs=None):
+        self._found = None
+        if self.model.built:
+            self._find_layers()
+
+    def _find_layers(self):
+        """Keras 2 builds models in their first step, so it may be too early before."""
+        layers = {
+            name: layer
+            for name, layer in batch_statistics_layers(self.model, OWNER).items()
+            if layer.trainable and layer.momentum < 1
+        }
+        if not layers:
+            raise ValueError(
+                f"{OWNER}: a layer with batch statistics must be trained, with a momentum below 1. "
+                f"Received: {type(self.model).__name__} '{self.model.name}' without."
+            )
+        if self._layers and layers != self._layers:  # Another model: another history.
+            self.steps, self.history, self._batches = [], {}, 0
+        if layers != self._layers or self._found is None:
+            self._read = tf.function(self._stored, autograph=False)
+            self._measure = tf.function(self._measured, autograph=False)
+        self._layers = self._found = layers
+        if self.log_dir is not None and self._writer is None:
+            self._writer = tf.summary.create_file_writer(os.fspath(self.log_dir))
+
+    def _stored(self):
+        return [stored_statistics(layer) for layer in self._layers.values()]
+
+    def _measured(self, stored):
+        """The ratios of norms, `[layers, 2]`, and those by channel, two vectors a layer."""
+        ratios, by_channel = [], []
+        for layer, old, new in zip(self._layers.values(), stored, self._stored(), strict=True):
+            momentum = layer.momentum
+            entered = [(b - momentum * a) / (1.0 - momentum) for a, b in zip(old, new, strict=True)]
+            batch, old, new = (mean_and_variance(layer, s) for s in (entered, old, new))
+            ratios.append(ratios_of_norms(*batch, *old))
+            by_channel.append(ratios_by_channel(*batch, *new, layer.epsilon))
+        return tf.convert_to_tensor(ratios), by_channel
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._before, self._epoch_begin = self._batches, len(self.steps)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        number = self._before + batch + 1
+        self._first = batch
+        self._old = self._read() if self._found and number % self.every == 0 else None
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch != self._first:
+            raise ValueError(
+                f"{OWNER}: updates of single batches must be seen, with `steps_per_execution=1`. "
+                f"Received: {batch - self._first + 1} batches at once."
+            )
+        self._batches = self._before + batch + 1
+        if self._found is None:
+            self._find_layers()
+        if self._old is not None:
+            self._record(*self._measure(self._old))
+        self._add_to(logs, slice(-1, None))
+
+    def _record(self, ratios, by_channel):
+        self.steps.append(self._batches)
+        self._by_channel = by_channel
+        for name, values in zip(self._layers, ratios.numpy().tolist(), strict=True):
+            kept = self.history.setdefault(name, {"mean": [], "variance": []})
+            for kind, value in zip(kept, values, strict=True):
+                kept[kind].append(value)
+                if self._writer is not None:
+                    with self._writer.as_default(self._batches):
+                        tf.summary.scalar(f"tid_{kind}/{name}", value)
+
+    def _add_to(self, logs, readings):
+        if logs is not None and self.steps[readings]:
+            for kind in ("mean", "variance"):
+                values = [kept[kind][readings] for kept in self.history.values()]
+                logs[f"tid_{kind}"] = float(np.mean(values))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._add_to(logs, slice(self._epoch_begin, None))
+        if self._writer is None or len(self.steps) == self._epoch_begin:
+            return
+        with self._writer.as_default(self._batches):
+            for name, channels in zip(self._layers, self._by_channel, strict=True):
+                for kind, values in zip(("mean", "variance"), channels, strict=True):
+                    tf.summary.histogram(f"tid_{kind}_by_channel/{name}", values)
+        self._writer.flush()
+
+    def on_train_end(self, logs=None):
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
