@@ -1,7 +1,8 @@
 """The command line.
 
 `keras-norms doctor` says what layers run on here, and why; `keras-norms build` builds the
-compiled library for the TensorFlow that is installed here.
+compiled library for the TensorFlow that is installed here; `keras-norms inspect` compares live data
+with what a model was used to.
 """
 
 import argparse
@@ -12,6 +13,8 @@ import os
 import pathlib
 import platform
 import sys
+
+from keras_norms import inspection
 
 TESTED_TENSORFLOW = ("2.15", "2.21")  # The minor versions that setup.cfg admits.
 
@@ -38,6 +41,9 @@ def main(arguments=None):
         help="where the library goes; the default is where layers look for it, the user's cache",
     )
     command.set_defaults(run=build)
+    command = commands.add_parser("inspect", help="compare data with the reference of a model")
+    inspection.add_arguments(command)
+    command.set_defaults(run=inspection.inspect)
     options = parser.parse_args(arguments)
     return options.run(options)
 

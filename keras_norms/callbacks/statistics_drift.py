@@ -1,0 +1,117 @@
+"""Watches how far a model's activations are from those of a reference, epoch by epoch."""
+
+import warnings
+
+from keras_norms.diagnostics.activation_statistics import ActivationStatistics
+from keras_norms.diagnostics.statistics_reference import StatisticsReference, check_options
+from keras_norms.input_batches import InputBatches
+from keras_norms.layers.keras_api import keras
+
+OWNER = "StatisticsDrift"
+
+
+class StatisticsDrift(keras.callbacks.Callback):
+    """Compares live data with a `diagnostics.StatisticsReference` after each epoch, and warns.
+
+    Use it where a model goes on training on data that may change, and in `evaluate` of one in
+    deployment: `model.evaluate(x, y, callbacks=[drift])`. The data is run through the model in
+    inference mode, in addition to what `fit` or `evaluate` does. The weights may differ from
+    those of the reference, so what training changes shows as drift, too.
+
+    The logs get `statistics_drift`, the average of the measure over all channels, and
+    `drifted_channels`, the share of channels above the threshold. Where the share rises above
+    `tolerated`, a warning names the worst channels.
+
+    Args:
+        reference: a `StatisticsReference` of the model, or the path of one.
+        data: the live data, as in `StatisticsReference.compare`.
+        measure: `"psi"` or `"kl"`. Defaults to `"psi"`.
+        threshold: the measure above which a channel counts as drifted. Defaults to `0.25`.
+        tolerated: the share of channels that may drift without a warning, in [0, 1].
+            Defaults to `0.01`.
+        batch_size: the size of a batch where `data` are arrays. Defaults to `32`.
+        steps: None, or how many batches to read at most. Defaults to `None`.
+
+    Attributes:
+        history: a list of `Drift`, one for each epoch and each `evaluate`.
+
+    Raises:
+        ValueError: for a wrong argument; in `fit` and `evaluate`, if the reference is of another
+            model or the data does not fit.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((1,)), keras_norms.BatchNormalization(name="norm")])
+    >>> model.compile("sgd", "mse")
+    >>> data = np.array([[-1.0], [1.0]] * 100)
+    >>> reference = keras_norms.diagnostics.StatisticsReference.of(model, data, verbose=0)
+    >>> drift = keras_norms.callbacks.StatisticsDrift(reference, data)
+    >>> loss = model.evaluate(data, data, callbacks=[drift], verbose=0)
+    >>> drift.history[0].average
+    0.0
+    """
+
+    _supports_tf_logs = True  # Keras 2 hands others a copy, which the progress bar does not show.
+
+    def __init__(
+        self,
+        reference,
+        data,
+        *,
+        measure="psi",
+        threshold=0.25,
+        tolerated=0.01,
+        batch_size=32,
+        steps=None,
+    ):
+        super().__init__()
+        check_options(measure, threshold, OWNER)
+        if not 0 <= tolerated <= 1:
+            raise ValueError(f"{OWNER}: `tolerated` must be in [0, 1]. Received: {tolerated!r}.")
+        if not isinstance(reference, StatisticsReference):
+            reference = StatisticsReference.load(reference)
+        self.reference, self.measure, self.threshold = reference, measure, threshold
+        self.tolerated = tolerated
+        self.history = []
+        self._batches = InputBatches(data, batch_size, steps, OWNER)
+        self._statistics, self._compared, self._warned = None, None, False
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._compare(f"epoch {epoch + 1}", logs)
+
+    def on_test_begin(self, logs=None):
+        # `fit` evaluates as well, with the same callbacks, once or several times an epoch.
+        self._in_fit = getattr(self, "_training", False)
+
+    def on_test_end(self, logs=None):
+        if not self._in_fit:
+            self._compare("an evaluation", logs)
+
+    def on_train_begin(self, logs=None):
+        self._training = True
+
+    def on_train_end(self, logs=None):
+        self._training = False
+
+    def _compare(self, when, logs):
+        if self.model is not self._compared:
+            self._batches.build(self.model)
+            self.reference.check_is_of(self.model, same_weights=False)
+            self._statistics = ActivationStatistics(self.model, OWNER)
+            self._compared, self._warned = self.model, False
+        collected = self._statistics.collect(self._batches)
+        drift = self.reference.drift_of(self.model, collected, self.measure, self.threshold)
+        self.history.append(drift)
+        if logs is not None:
+            logs.update(statistics_drift=drift.average, drifted_channels=drift.share)
+        is_outside = drift.share > self.tolerated
+        if is_outside and not self._warned:
+            worst = ", ".join(
+                f"{c.channel} of '{c.layer}' ({c.value:.3g})" for c in drift.drifted[:3]
+            )
+            warnings.warn(
+                f"{OWNER}: after {when} {drift.share:.1%} of the channels have a {self.measure} "
+                f"above {self.threshold:g}. The worst: channel {worst}.",
+                stacklevel=2,
+            )
+        self._warned = is_outside

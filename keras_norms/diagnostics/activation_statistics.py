@@ -1,0 +1,68 @@
+"""Mean and variance of what the layers of a model receive in inference, batch by batch."""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_norms.diagnostics.batch_statistics import batch_statistics_layers
+from keras_norms.layers.keras_api import keras
+from keras_norms.observed_model import ObservedModel
+from keras_norms.ops import kernels
+from keras_norms.statistics.moments import MOMENTS
+
+
+class ActivationStatistics:
+    """Collects statistics of a model's layers with batch statistics, in inference mode.
+
+    Args:
+        model: a Keras model whose weights are there.
+        owner: for messages.
+
+    Raises:
+        ValueError: if there is no such layer.
+    """
+
+    def __init__(self, model, owner):
+        self._names = {v: k for k, v in batch_statistics_layers(model, owner).items()}
+        self._owner = owner
+        remedy = "It cannot be inspected there."
+        self._run = ObservedModel(
+            model, list(self._names), self._moments, owner=owner, remedy=remedy
+        )
+
+    def _moments(self, calls):
+        """Count, mean and sum of squares of each layer that runs, over all its calls."""
+        self._order = list(dict.fromkeys(call.layer for call in calls))
+        return [
+            _merged([_moments_of(call) for call in calls if call.layer is layer])
+            for layer in self._order
+        ]
+
+    def collect(self, batches, verbose=0):
+        """Returns `{layer name: (counts, means, sums of squares)}`, each `[batches, channels]`."""
+        progress = keras.utils.Progbar(batches.size, verbose=verbose, unit_name="batch")
+        found = {}
+        for batch in batches:
+            moments = self._run(batch)
+            for layer, parts in zip(self._order, moments, strict=True):
+                found.setdefault(self._names[layer], []).append(parts)
+            progress.add(1)
+        return {
+            name: tuple(tf.stack(part).numpy() for part in zip(*batches_of, strict=True))
+            for name, batches_of in found.items()
+        }
+
+
+def merged(parts):
+    """Mean and variance over all batches, from their counts, means and sums of squares."""
+    count, mean, m2 = (np.asarray(value) for value in MOMENTS.merge(tuple(map(tf.constant, parts))))
+    return count, mean, m2 / np.where(count > 0, count, 1.0)
+
+
+def _moments_of(call):
+    x, weights, axis = call.view()
+    count, mean, m2 = kernels.moments(x, axis=axis, weights=weights)
+    return tf.broadcast_to(count, tf.shape(mean)), mean, m2
+
+
+def _merged(parts):
+    return MOMENTS.merge(tuple(map(tf.stack, zip(*parts, strict=True))))

@@ -1,0 +1,111 @@
+"""How far statistics of live data are from those of a reference, channel by channel."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+MEASURES = ("psi", "kl")
+
+
+def divergence(measure, mean, variance, reference_mean, reference_variance):
+    """The distance of one normal distribution from another, elementwise; inf for NaN.
+
+    kl   KL(live || reference) = (v / v0 - 1 - ln(v / v0) + (m - m0)^2 / v0) / 2
+    psi  KL(live || reference) + KL(reference || live)
+    """
+    with np.errstate(all="ignore"):
+        ratio = variance / reference_variance
+        square = (mean - reference_mean) ** 2
+        if measure == "kl":
+            value = 0.5 * (ratio - 1.0 - np.log(ratio) + square / reference_variance)
+        else:
+            between = square * (1.0 / reference_variance + 1.0 / variance)
+            value = 0.5 * (ratio + 1.0 / ratio - 2.0 + between)
+    return np.where(np.isfinite(value), value, np.inf)
+
+
+class ChannelDrift(NamedTuple):
+    """One channel of one layer: its measure, and the statistics it comes from."""
+
+    layer: str
+    channel: int
+    value: float
+    mean: float
+    stddev: float
+    reference_mean: float
+    reference_stddev: float
+
+
+class Drift:
+    """What `StatisticsReference.compare` found.
+
+    Attributes:
+        measure: `"psi"` or `"kl"`.
+        threshold: the value above which a channel is said to have drifted.
+        by_channel: `{layer name: array (channels,)}`, the measure over all live data.
+        by_batch: `{layer name: array (batches,)}`, its average over channels for each batch alone,
+            in their order: a trajectory in which one bad batch stands out. It is noisier,
+            the more so the smaller the batches are.
+    """
+
+    def __init__(self, measure, threshold, by_channel, by_batch, statistics):
+        self.measure, self.threshold = measure, threshold
+        self.by_channel: dict[str, Any] = by_channel
+        self.by_batch: dict[str, Any] = by_batch
+        self._statistics = statistics
+
+    def ranked(self, count=None):
+        """The channels as a list of `ChannelDrift`, the worst first.
+
+        Args:
+            count: how many at most. Defaults to `None`, all.
+        """
+        layers = np.repeat(list(self.by_channel), [len(v) for v in self.by_channel.values()])
+        channels = np.concatenate([np.arange(len(v)) for v in self.by_channel.values()])
+        values = np.concatenate(list(self.by_channel.values()))
+        order = np.argsort(-values, kind="stable")[:count]
+        return [
+            ChannelDrift(
+                str(layers[i]),
+                int(channels[i]),
+                float(values[i]),
+                *(float(v[channels[i]]) for v in self._statistics[layers[i]]),
+            )
+            for i in order
+        ]
+
+    @property
+    def drifted(self):
+        """The channels above the threshold, the worst first."""
+        return [channel for channel in self.ranked() if channel.value > self.threshold]
+
+    @property
+    def channels(self):
+        """How many channels were compared."""
+        return sum(map(len, self.by_channel.values()))
+
+    @property
+    def share(self):
+        """The share of channels that are above the threshold, from 0 to 1."""
+        return len(self.drifted) / self.channels
+
+    @property
+    def average(self):
+        """The average of the measure over all channels."""
+        return float(np.mean(np.concatenate(list(self.by_channel.values()))))
+
+    def to_json(self):
+        """What a pipeline needs, of JSON types. Infinite values are None."""
+        worst = [
+            {k: v if isinstance(v, (str, int)) or np.isfinite(v) else None for k, v in c.items()}
+            for c in (channel._asdict() for channel in self.drifted)
+        ]
+        average = self.average
+        return {
+            "measure": self.measure,
+            "threshold": self.threshold,
+            "channels": self.channels,
+            "share": self.share,
+            "average": average if np.isfinite(average) else None,
+            "drifted": worst,
+        }

@@ -1,0 +1,127 @@
+"""A picture and a page of a `Drift`: heat map over layers and channels, and trajectories."""
+
+import base64
+import html
+import io
+import pathlib
+
+import numpy as np
+
+from keras_norms.files import write_whole
+
+SHOWN_LAYERS = 8  # As many trajectories as can be told apart by colour.
+SHOWN_CHANNELS = 50
+
+
+def write_report(drift, folder, title):
+    """Writes `drift.png` and `drift.html`, which needs no other file, and returns their paths.
+
+    Args:
+        drift: a `Drift`.
+        folder: created where it is not there.
+        title: of the page.
+
+    Raises:
+        ImportError: without matplotlib.
+    """
+    picture = figure(drift, title)
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = folder / "drift.png", folder / "drift.html"
+    for path, content in zip(paths, (picture, page(drift, picture, title).encode()), strict=True):
+        write_whole(path, content)
+    return paths
+
+
+def figure(drift, title):
+    """The PNG, as bytes."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.colors import LogNorm
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("A drift report needs matplotlib: pip install matplotlib.") from error
+    layers = list(drift.by_channel)
+    height = 1.2 + 0.28 * len(layers)
+    canvas = Figure(figsize=(11, min(max(height, 2.4), 12) + 3.6), layout="constrained")
+    FigureCanvasAgg(canvas)
+    canvas.suptitle(title)
+    top, bottom = canvas.subplots(
+        2, 1, gridspec_kw={"height_ratios": [min(max(height, 2.4), 12), 3.2]}
+    )
+    cells = np.full((len(layers), max(map(len, drift.by_channel.values()))), np.nan)
+    for row, values in zip(cells, drift.by_channel.values(), strict=True):
+        row[: len(values)] = values
+    # From a hundredth of the threshold to a hundred times as much: the threshold is in the middle.
+    middle = max(drift.threshold, 1e-6)
+    limits = LogNorm(middle / 100, middle * 100)
+    shown = np.clip(cells, limits.vmin, limits.vmax)
+    image = top.imshow(shown, norm=limits, cmap="RdYlBu_r", aspect="auto", interpolation="nearest")
+    top.set_facecolor("0.85")
+    top.set_yticks(range(len(layers)), layers, fontsize=8)
+    top.set_xlabel("channel (grey: the layer has no more)")
+    top.set_title(f"{drift.measure} by layer and channel, over all data", fontsize=10)
+    bar = canvas.colorbar(image, ax=top, extend="both", pad=0.01)
+    bar.ax.axhline(middle, color="black", linewidth=1.5)
+    _draw_trajectories(bottom, drift)
+    file = io.BytesIO()
+    canvas.savefig(file, format="png", dpi=120)
+    return file.getvalue()
+
+
+def _draw_trajectories(axes, drift):
+    worst = sorted(drift.by_batch, key=lambda name: -np.max(drift.by_batch[name]))[:SHOWN_LAYERS]
+    for name, values in drift.by_batch.items():
+        finite = np.where(np.isfinite(values), values, np.nan)
+        batches = np.arange(1, len(values) + 1)
+        if name in worst:
+            axes.plot(batches, finite, marker=".", linewidth=1.2, label=name)
+        else:
+            axes.plot(batches, finite, color="0.8", linewidth=0.8, zorder=1)
+        for batch in batches[~np.isfinite(values)]:
+            axes.axvline(batch, color="red", linewidth=1)
+    axes.axhline(drift.threshold, color="black", linestyle="--", linewidth=1, label="threshold")
+    axes.set_yscale("log")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("batch of the live data (red line: not finite)")
+    axes.set_title(f"{drift.measure} of each batch, average over channels", fontsize=10)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def page(drift, picture, title):
+    """The HTML, with the picture in it."""
+    rows = "\n".join(
+        f'<tr class="{"bad" if c.value > drift.threshold else ""}"><td>{html.escape(c.layer)}</td>'
+        + "".join(f"<td>{value:.4g}</td>" for value in c[1:])
+        + "</tr>"
+        for c in drift.ranked(SHOWN_CHANNELS)
+    )
+    names = ("layer", "channel", drift.measure, "mean", "stddev", "reference mean", "stddev")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    image = base64.b64encode(picture).decode()
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
+<style>
+body {{ font: 15px sans-serif; margin: 2em; max-width: 1200px }}
+img {{ width: 100% }}
+table {{ border-collapse: collapse }}
+td, th {{ padding: 2px 12px; text-align: right; border-bottom: 1px solid #ddd }}
+td:first-child, th:first-child {{ text-align: left }}
+.bad td {{ background: #fde4e1 }}
+</style></head><body>
+<h1>{html.escape(title)}</h1>
+<p>{summary(drift)}</p>
+<img alt="heat map and trajectories" src="data:image/png;base64,{image}">
+<h2>The {min(SHOWN_CHANNELS, drift.channels)} channels that differ most</h2>
+<table><tr>{head}</tr>
+{rows}
+</table></body></html>
+"""
+
+
+def summary(drift):
+    """One sentence."""
+    return (
+        f"{len(drift.drifted)} of {drift.channels} channels ({drift.share:.1%}) have a "
+        f"{drift.measure} above {drift.threshold:g}; the average is {drift.average:.3g}."
+    )

@@ -1,0 +1,244 @@
+"""Activation statistics of a trained model, kept beside it to compare live data with."""
+
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+
+from keras_norms.diagnostics.activation_statistics import ActivationStatistics, merged
+from keras_norms.diagnostics.batch_statistics import batch_statistics_layers
+from keras_norms.diagnostics.drift import MEASURES, Drift, divergence
+from keras_norms.files import write_whole
+from keras_norms.input_batches import InputBatches
+from keras_norms.layers.validation import is_number
+
+OWNER = "StatisticsReference"
+FORMAT = 1
+
+
+class StatisticsReference:
+    """Mean and variance, per channel, of what each layer with batch statistics receives.
+
+    They are taken in inference mode from data that the model is known to do well on, and saved
+    beside the model. Later `compare` says how far those of other data are from them:
+
+        kl   KL(live || reference) of normal distributions with these means and variances
+        psi  KL(live || reference) + KL(reference || live), the population stability index
+
+    with the layer's epsilon added to the variances, so that channels that are constant compare
+    equal. As a rule of thumb a psi below 0.1 is nothing, and one above 0.25 is a change.
+
+    Use it in deployment: inputs that are scaled, shifted, noisy, poisoned or of another kind show
+    in some channel of some layer, without labels. Not as proof that predictions are still right:
+    it sees means and variances only. Both sides need enough data, a few hundred instances, or
+    chance itself looks like drift.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((1,)), keras_norms.BatchNormalization(name="norm")])
+    >>> data = np.array([[-1.0], [1.0]] * 100)
+    >>> reference = keras_norms.diagnostics.StatisticsReference.of(model, data, verbose=0)
+    >>> drift = reference.compare(model, 3.0 * data, verbose=0)
+    >>> worst = drift.ranked()[0]
+    >>> worst.layer, worst.channel, round(worst.stddev, 2), round(worst.reference_stddev, 2)
+    ('norm', 0, 3.0, 1.0)
+    >>> drift.share
+    1.0
+    """
+
+    def __init__(self, layers, weights, batches):
+        self.layers = layers
+        self._weights, self._batches = weights, batches
+
+    @classmethod
+    def of(cls, model, data, *, batch_size=32, steps=None, verbose=1):
+        """Takes the statistics of a model from data.
+
+        Args:
+            model: a Keras model, trained.
+            data: an array, a tensor, or a list or dict of them for several inputs; or a
+                `tf.data.Dataset` or another iterable of batches. Of a batch that is a tuple,
+                the first element is the input.
+            batch_size: the size of a batch where `data` are arrays. Defaults to `32`.
+            steps: None, or how many batches to read at most. Defaults to `None`.
+            verbose: 1 shows a progress bar, 0 does not. Defaults to `1`.
+
+        Raises:
+            ValueError: if the model has no layer with batch statistics, or the data is empty, does
+                not fit the model, or leads to statistics that are not finite.
+        """
+        batches = InputBatches(data, batch_size, steps, OWNER)
+        batches.build(model)
+        collected = ActivationStatistics(model, OWNER).collect(batches, verbose)
+        layers = {}
+        for name, parts in collected.items():
+            count, mean, variance = merged(parts)
+            _check_counts(name, count)
+            if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
+                channel = int(np.argmin(np.isfinite(mean) & np.isfinite(variance)))
+                raise ValueError(
+                    f"{OWNER}: `data` must lead to finite statistics. Received: mean "
+                    f"{mean[channel]:g} and variance {variance[channel]:g} in channel {channel} of "
+                    f"layer '{name}'."
+                )
+            layers[name] = {"mean": mean, "variance": variance}
+        return cls(layers, weights_hash(model), batches.size)
+
+    @staticmethod
+    def beside(model_path):
+        """Where the reference of a saved model lies: `model.keras`, `model.statistics.json`."""
+        path = pathlib.Path(model_path)
+        stem = path.stem if path.suffix in (".keras", ".h5") else path.name
+        return path.with_name(f"{stem}.statistics.json")
+
+    def save(self, path):
+        """Writes the reference as JSON, beside the target first and then in its place."""
+        content = {
+            "format": FORMAT,
+            "weights": self._weights,
+            "batches": self._batches,
+            "layers": {
+                name: {kind: values.tolist() for kind, values in statistics.items()}
+                for name, statistics in self.layers.items()
+            },
+        }
+        write_whole(path, json.dumps(content).encode())
+
+    @classmethod
+    def load(cls, path):
+        """Reads what `save` wrote.
+
+        Raises:
+            OSError: if the file cannot be read.
+            ValueError: if it is no reference.
+        """
+        text = pathlib.Path(path).read_bytes()
+        try:
+            content = json.loads(text)
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']!r}")
+            layers = {
+                name: {kind: np.array(of[kind], np.float64) for kind in ("mean", "variance")}
+                for name, of in content["layers"].items()
+            }
+            shapes = {v.shape for of in layers.values() for v in of.values() if v.ndim != 1}
+            if shapes or not layers:
+                raise ValueError("no vectors")
+            return cls(layers, str(content["weights"]), int(content["batches"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{OWNER}: {path} must be a file that `save` wrote. Received: one that cannot be "
+                f"read as such ({type(error).__name__}: {error})."
+            ) from error
+
+    def compare(
+        self,
+        model,
+        data,
+        *,
+        measure="psi",
+        threshold=0.25,
+        batch_size=32,
+        steps=None,
+        same_weights=True,
+        verbose=1,
+    ):
+        """Compares the statistics that data leads to with these.
+
+        Args:
+            model: the model that the reference is of.
+            data: as in `of`.
+            measure: `"psi"` or `"kl"`. Defaults to `"psi"`.
+            threshold: the measure above which a channel counts as drifted, at least 0.
+                Defaults to `0.25`.
+            batch_size: as in `of`. Defaults to `32`.
+            steps: as in `of`. Defaults to `None`.
+            same_weights: whether the model must have the weights that it had then. False compares
+                a model that has been trained on. Defaults to `True`.
+            verbose: as in `of`. Defaults to `1`.
+
+        Returns:
+            A `Drift`.
+
+        Raises:
+            ValueError: if the reference was made for another model, an argument breaks its rule, or
+                the data is empty or does not fit the model.
+        """
+        check_options(measure, threshold, OWNER)
+        batches = InputBatches(data, batch_size, steps, OWNER)
+        batches.build(model)
+        self.check_is_of(model, same_weights)
+        collected = ActivationStatistics(model, OWNER).collect(batches, verbose)
+        return self.drift_of(model, collected, measure, threshold)
+
+    def check_is_of(self, model, same_weights=True):
+        """Raises ValueError if the reference was made for another model than this."""
+        sizes = {
+            name: int(np.prod(layer.moving_mean.shape))
+            for name, layer in batch_statistics_layers(model, OWNER).items()
+        }
+        rule = f"{OWNER}: a reference must be of the model that it is compared with"
+        for name, of in self.layers.items():
+            if sizes.get(name) != len(of["mean"]):
+                here = f"{sizes[name]} channels" if name in sizes else "no such layer"
+                raise ValueError(
+                    f"{rule}. Received: one with layer '{name}' of {len(of['mean'])} channels, for "
+                    f"a model with {here}."
+                )
+        if same_weights and weights_hash(model) != self._weights:
+            raise ValueError(
+                f"{rule}, with the same weights. Received: one of other weights; make it anew "
+                "after each training, or compare with `same_weights=False`."
+            )
+
+    def drift_of(self, model, collected, measure, threshold):
+        """A `Drift`, from what `ActivationStatistics` of the model collected."""
+        layers = batch_statistics_layers(model, OWNER)
+        by_channel, by_batch, statistics = {}, {}, {}
+        for name, of in self.layers.items():
+            if name not in collected:
+                raise ValueError(
+                    f"{OWNER}: the model must run layer '{name}', as it did for the reference. "
+                    "Received: a model that does not run it."
+                )
+            counts, means, m2s = collected[name]
+            count, mean, variance = merged(collected[name])
+            _check_counts(name, count)
+            epsilon = layers[name].epsilon
+            reference = of["mean"], of["variance"] + epsilon
+            by_channel[name] = divergence(measure, mean, variance + epsilon, *reference)
+            variances = np.divide(m2s, counts, out=np.zeros_like(m2s), where=counts > 0)
+            each = divergence(measure, means, variances + epsilon, *reference)
+            # A batch in which nothing counts says nothing.
+            by_batch[name] = np.where(counts > 0, each, 0.0).mean(1)
+            stddevs = np.sqrt(variance), np.sqrt(of["variance"])
+            statistics[name] = mean, stddevs[0], of["mean"], stddevs[1]
+        return Drift(measure, threshold, by_channel, by_batch, statistics)
+
+
+def check_options(measure, threshold, owner):
+    """Raises ValueError for a measure or a threshold that breaks its rule."""
+    if measure not in MEASURES:
+        names = ", ".join(map(repr, MEASURES))
+        raise ValueError(f"{owner}: `measure` must be one of {names}. Received: {measure!r}.")
+    if not is_number(threshold, 0):
+        raise ValueError(
+            f"{owner}: `threshold` must be a finite number, at least 0. Received: {threshold!r}."
+        )
+
+
+def _check_counts(name, count):
+    if not (count > 1).all():
+        raise ValueError(
+            f"{OWNER}: `data` must hold at least two values for every channel of layer '{name}'. "
+            f"Received: {count.min():g}."
+        )
+
+
+def weights_hash(model):
+    digest = hashlib.sha256()
+    for weight in model.get_weights():
+        digest.update(f"{weight.dtype} {weight.shape}".encode())
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,144 @@
+"""`keras-norms inspect`: exit codes, what it prints and writes, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+
+import keras_norms
+from keras_norms import cli
+from keras_norms.layers.keras_api import keras
+
+
+@pytest.fixture
+def files(tmp_path, rng):
+    """A saved model, and data as it knows it, shifted, and poisoned."""
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras_norms.BatchNormalization(name="first"),
+            keras.layers.Dense(4),
+            keras.layers.BatchNormalization(name="second"),
+        ]
+    )
+    model.save(tmp_path / "model.keras")
+    clean = rng.normal(size=(400, 6)).astype(np.float32)
+    shifted = clean + np.float32([0, 0, 3, 0, 0, 0])
+    poisoned = clean.copy()
+    poisoned[64:96] = np.nan
+    for name, data in {"clean": clean, "shifted": shifted, "poisoned": poisoned}.items():
+        np.savez(tmp_path / f"{name}.npz", data)
+    return tmp_path
+
+
+def run(files, data, *arguments, model="model.keras"):
+    arguments = "inspect", files / model, "--data", files / data, *arguments
+    return cli.main(list(map(str, arguments)))
+
+
+def test_record_then_inspect(files, capsys):
+    assert run(files, "clean.npz", "--record") == 0
+    assert (files / "model.statistics.json").is_file()
+    assert run(files, "clean.npz") == 0
+    assert "0 of 10 channels" in capsys.readouterr().out
+    assert run(files, "shifted.npz", "--top", "3") == 1
+    printed = capsys.readouterr().out
+    assert "first" in printed and "psi above 0.25" in printed
+    assert run(files, "shifted.npz", "--tolerate", "1") == 0
+    assert run(files, "shifted.npz", "--threshold", "1000") == 0
+
+
+def test_json_is_for_programs(files, capsys):
+    run(files, "clean.npz", "--record")
+    capsys.readouterr()
+    assert run(files, "shifted.npz", "--json", "--measure", "kl", "--threshold", "1") == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["measure"] == "kl" and found["channels"] == 10
+    worst = found["drifted"][0]
+    assert (worst["layer"], worst["channel"]) == ("first", 2)
+    np.testing.assert_allclose(worst["mean"] - worst["reference_mean"], 3.0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("data", ["shifted.npz", "poisoned.npz"])
+def test_the_report_is_a_picture_and_a_page(files, capsys, data):
+    run(files, "clean.npz", "--record")
+    assert run(files, data, "--report", files / "report") == 1
+    picture, page = (files / "report" / name for name in ("drift.png", "drift.html"))
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 20_000
+    text = page.read_text()
+    assert "data:image/png;base64," in text and "<td>first</td>" in text and "http" not in text
+    assert sorted(path.name for path in (files / "report").iterdir()) == ["drift.html", "drift.png"]
+
+
+def test_inputs_by_name(tmp_path, rng, capsys):
+    inputs = [keras.Input((3,), name=name) for name in ("left", "right")]
+    outputs = keras_norms.BatchNormalization()(keras.layers.Concatenate()(inputs))
+    keras.Model(inputs, outputs).save(tmp_path / "two.keras")
+    data = {name: rng.normal(size=(90, 3)).astype(np.float32) for name in ("left", "right")}
+    np.savez(tmp_path / "both.npz", **data)
+    np.savez(tmp_path / "one.npz", left=data["left"])
+    assert run(tmp_path, "both.npz", "--record", model="two.keras") == 0
+    assert run(tmp_path, "both.npz", model="two.keras") == 0
+    assert run(tmp_path, "one.npz", model="two.keras") == 2
+    assert "an array for each input, left, right. Received: left." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change, arguments, message",
+    [
+        ("no reference", (), "there is no reference"),
+        ("no model", (), "there is no model"),
+        ("bad model", (), "cannot be loaded as a Keras model"),
+        ("bad reference", (), "must be a file that `save` wrote"),
+        ("other weights", (), "one of other weights"),
+        ("no data", (), "there is no file"),
+        ("bad data", (), "cannot be read as .npz"),
+        ("other shape", (), "5"),
+        ("empty", (), "at least one instance"),
+        ("several", (), "must have one array, or the inputs as 'x'. Received: a, b."),
+        (None, ("--tolerate", "2"), "--tolerate must be a share"),
+        (None, ("--threshold", "-1"), "`threshold` must be a finite number"),
+        (None, ("--batch-size", "0"), "`batch_size` must be a positive int"),
+    ],
+)
+def test_rejects(files, capsys, change, arguments, message):
+    run(files, "clean.npz", "--record")
+    data, reference = files / "clean.npz", files / "model.statistics.json"
+    x = np.load(data)["arr_0"]
+    if change == "no reference":
+        reference.unlink()
+    elif change == "no model":
+        (files / "model.keras").unlink()
+    elif change == "bad model":
+        (files / "model.keras").write_text("nothing")
+    elif change == "bad reference":
+        reference.write_text("{}")
+    elif change == "other weights":
+        model = keras.models.load_model(files / "model.keras", compile=False)
+        model.set_weights([w + 1 for w in model.get_weights()])
+        model.save(files / "model.keras")
+    elif change == "no data":
+        data.unlink()
+    elif change == "bad data":
+        data.write_text("nothing")
+    elif change == "other shape":
+        np.savez(data, x[:, :5])
+    elif change == "empty":
+        np.savez(data, x[:0])
+    elif change == "several":
+        np.savez(data, a=x, b=x)
+    capsys.readouterr()
+    report = files / "report"
+    assert run(files, "clean.npz", "--report", report, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("keras-norms inspect: ") and "Traceback" not in error
+    assert message in error
+    assert not report.exists()
+
+
+def test_a_record_that_fails_keeps_the_old_one(files, capsys):
+    run(files, "clean.npz", "--record")
+    before = (files / "model.statistics.json").read_text()
+    assert run(files, "poisoned.npz", "--record") == 2
+    assert "must lead to finite statistics" in capsys.readouterr().err
+    assert (files / "model.statistics.json").read_text() == before
