@@ -19,13 +19,11 @@ report is the author's and kept.
 
 import argparse
 import collections
-import fcntl
-import json
-import os
 import sys
 import time
 from pathlib import Path
 
+from experiment import Results, plain
 from images import BadInput, quiet, read_jpegs, require
 
 with quiet():
@@ -45,7 +43,7 @@ from small_batches_protocol import (
     PILOT_TEST_IMAGES,
     SETTINGS,
 )
-from small_batches_report import report, write
+from small_batches_report import report
 
 import keras_norms
 
@@ -231,7 +229,7 @@ def train_all(options, results, console):
                     options.learning_rate,
                     lambda task=epochs: progress.advance(task),
                 )
-                results.add(setting, method, seed, run)
+                results.add(setting, method, seed, run=run)
                 progress.remove_task(epochs)
                 accuracy, seconds = run["test_accuracy"][-1], run["seconds"]
                 console.print(f"{setting} {method} {seed}: {accuracy:.1%} in {seconds:.0f} s")
@@ -304,12 +302,6 @@ def cross_entropies(labels, logits):
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 
-def plain(scalar):
-    """For JSON, which has no NaN: a training that diverged has None there."""
-    value = round(float(scalar), 5)
-    return value if np.isfinite(value) else None
-
-
 def pilot(options, console):
     seen = options.images
     images, labels = read_images(options, "train", seen + PILOT_TEST_IMAGES)
@@ -319,53 +311,6 @@ def pilot(options, console):
         data, held_out = (images[:seen], labels[:seen]), (images[seen:], labels[seen:])
         run = train(layer, data, held_out, rows, PILOT_SEED, rate)
         console.print(f"learning rate {rate}: {run['test_accuracy'][-1]:.1%}")
-
-
-class Results:
-    """The runs so far, in a file that several processes add to.
-
-    Args:
-        path: of the file, which need not be there.
-        size: images, epochs and the like; a file has runs of one size only.
-    """
-
-    def __init__(self, path, size):
-        self.path, self.size = path, size
-        self.read()
-
-    def read(self):
-        if not self.path.exists():
-            return {"size": self.size, "runs": {}}
-        try:
-            content = json.loads(self.path.read_text())
-            size, _ = content["size"], content["runs"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{self.path} is no file of results.") from error
-        changed = [
-            f"{name} {value}" for name, value in size.items() if value != self.size.get(name)
-        ]
-        require(not changed, f"{self.path} has runs with {', '.join(changed)}; give another --out.")
-        return content
-
-    def has(self, *key):
-        return self.key(*key) in self.read()["runs"]
-
-    def add(self, setting, method, seed, run):
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)  # No other process adds between reading and writing.
-            content = self.read()
-            content["runs"][self.key(setting, method, seed)] = run
-            content["runs"] = dict(sorted(content["runs"].items()))
-            lines = (f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in content["runs"].items())
-            size, runs = json.dumps(content["size"]), ",\n".join(lines)
-            write(self.path, f'{{"size": {size},\n"runs": {{\n{runs}\n}}}}\n')
-        finally:
-            os.close(folder)
-
-    @staticmethod
-    def key(setting, method, seed):
-        return f"{setting}/{method}/{seed}"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from importlib import metadata
 
 import numpy as np
 import tensorflow as tf
+from experiment import compared, markdown_table, mean_and_error, reading, write
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from rich.table import Table
@@ -18,12 +19,6 @@ from small_batches_protocol import (
     PROTOCOL,
     SETTINGS,
 )
-
-
-def write(path, text):
-    beside = path.with_suffix(".tmp")
-    beside.write_text(text)
-    os.replace(beside, path)
 
 
 def report(content, out, console):
@@ -63,29 +58,10 @@ def last(run):
     return 100 * run["test_accuracy"][-1]
 
 
-def mean_and_error(values):
-    """The mean and its standard error, which one value does not have."""
-    error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
-    return np.mean(values), error
-
-
 def differences(curves, pair, other):
     """Seed by seed, where both have run."""
     ours, theirs = curves.get(pair, {}), curves.get(other, {})
     return [last(ours[seed]) - last(theirs[seed]) for seed in ours if seed in theirs]
-
-
-def compared(values):
-    mean, error = mean_and_error(values)
-    if np.isnan(error):
-        return f"{mean:+.1f}"
-    return f"{mean:+.1f} ± {error:.1f} {verdict(mean, error)}"
-
-
-def verdict(mean, error):
-    if abs(mean) <= 2 * error:
-        return "within"
-    return "above" if mean > 0 else "below"
 
 
 def table_of(curves, runs):
@@ -181,13 +157,6 @@ def band(by_seed, metric):
     return np.arange(1, 1 + values.shape[1]), values.mean(0), error
 
 
-def reading(path):
-    """What the author wrote below the table."""
-    if not path.exists():
-        return ""
-    return path.read_text().partition("\n## Reading\n")[2]
-
-
 def markdown(content, header, rows, claims, curves, kept):
     size, package = content["size"], tf.keras.Model.__module__.partition(".")[0]
     numbers = dict(steps=size["images"] // BATCH, batch=BATCH, first=BATCH, chosen=LEARNING_RATE)
@@ -217,10 +186,7 @@ def markdown(content, header, rows, claims, curves, kept):
             "Accuracy in percent on the test images after the last epoch: mean over seeds ± its "
             "standard error. Differences are taken seed by seed, mean ± standard error; *above* "
             "and *below* where they are more than two standard errors from 0, else *within*.",
-            "\n".join(
-                "| " + " | ".join(row) + " |"
-                for row in (header, ["---"] * 2 + ["--:"] * (len(header) - 2), *titled)
-            ),
+            markdown_table(header, titled),
             f"{len(content['runs'])} runs, {seconds:,.0f} seconds of training steps, one thread "
             f"each, TensorFlow {tf.__version__}, {package} {metadata.version(package)}.",
         ]
