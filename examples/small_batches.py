@@ -14,11 +14,12 @@ report is the author's and kept.
     python examples/small_batches.py --images 256 --epochs 1 --seeds 1     minutes, to see it run
     python examples/small_batches.py --settings groups-4 --methods BN BRN --seeds 1 2
     python examples/small_batches.py --report                    the report only
-    python examples/small_batches.py --pilot                     how the learning rate was chosen
+    python examples/small_batches.py --pilot                     how rates were chosen
 """
 
 import argparse
 import collections
+import functools
 import sys
 import time
 from pathlib import Path
@@ -39,9 +40,11 @@ from small_batches_protocol import (
     LEARNING_RATE,
     MOMENTUM,
     PILOT,
+    PILOT_BATCHLESS,
     PILOT_SEED,
     PILOT_TEST_IMAGES,
     SETTINGS,
+    SLOW,
 )
 from small_batches_report import report
 
@@ -87,7 +90,7 @@ def parse_arguments():
     add("--threads", type=int, default=1, help="default 1: two processes do more than two threads")
     add("--out", type=Path, default=Path("demo_output"), help="default %(default)s")
     add("--report", action="store_true", help="train nothing, only write the report")
-    add("--pilot", action="store_true", help="one run for each learning rate of the pilot")
+    add("--pilot", action="store_true", help="one run for each rate and multiplier of the pilots")
     return parser.parse_args()
 
 
@@ -169,8 +172,15 @@ def normalization(method, setting, steps, momentum):
             **shared,
         ),
         "GroupNorm": lambda: keras.layers.GroupNormalization(groups=8),
-        "Batchless": lambda: keras_norms.BatchlessNormalization(parametrization="log"),
+        "Batchless": lambda: batchless(1.0),
+        "Batchless-slow": lambda: batchless(SLOW),
     }[method]
+
+
+def batchless(multiplier):
+    return keras_norms.BatchlessNormalization(
+        parametrization="log", learning_rate_multiplier=multiplier
+    )
 
 
 def network(normalized, seed):
@@ -306,11 +316,17 @@ def pilot(options, console):
     seen = options.images
     images, labels = read_images(options, "train", seen + PILOT_TEST_IMAGES)
     rows = course(labels[:seen], SETTINGS["whole"], options.epochs, PILOT_SEED)
+    data, held_out = (images[:seen], labels[:seen]), (images[seen:], labels[seen:])
     for rate in PILOT:
         layer = normalization("BN", SETTINGS["whole"], rows[..., 0].size, MOMENTUM)
-        data, held_out = (images[:seen], labels[:seen]), (images[seen:], labels[seen:])
         run = train(layer, data, held_out, rows, PILOT_SEED, rate)
-        console.print(f"learning rate {rate}: {run['test_accuracy'][-1]:.1%}")
+        console.print(f"BN, learning rate {rate}: {run['test_accuracy'][-1]:.1%}")
+    rows = course(labels[:seen], SETTINGS["batch-1"], options.epochs, PILOT_SEED)
+    for rate, multiplier in PILOT_BATCHLESS:
+        layer = functools.partial(batchless, multiplier)
+        run = train(layer, data, held_out, rows, PILOT_SEED, rate)
+        accuracy = run["test_accuracy"][-1]
+        console.print(f"Batchless, learning rate {rate}, {multiplier}: {accuracy:.1%}")
 
 
 if __name__ == "__main__":
