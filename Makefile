@@ -71,8 +71,8 @@ leg-addons: .venv-addons/test
 	@$(ADDONS) $(PYTEST) $(ONCE) tests | tee $(LEGS)/addons
 
 bench: .venv/test
-	@echo "== Benchmarks: layers, family, resnet50, replicas (minutes); gpu.py needs a GPU and is run by hand"
-	@for name in layers family resnet50 replicas; do echo "-- $$name"; $(MAIN) benchmarks/$$name.py; done
+	@echo "== Benchmarks: layers, family, monitor, resnet50, replicas (minutes); gpu.py needs a GPU and is run by hand"
+	@for name in layers family monitor resnet50 replicas; do echo "-- $$name"; $(MAIN) benchmarks/$$name.py; done
 
 clean:
 	@echo "== Removing environments, builds, caches and demo_output"

@@ -90,7 +90,7 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
             )
         self.every, self.log_dir = every, log_dir
         self.steps, self.history = [], {}
-        self._layers, self._writer = {}, None
+        self._layers, self._traced, self._writer = {}, None, None
         self._batches = self._before = self._epoch_begin = 0
 
     def on_train_begin(self, logs=None):
@@ -112,10 +112,12 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
             )
         if self._layers and layers != self._layers:  # Another model: another history.
             self.steps, self.history, self._batches = [], {}, 0
-        if layers != self._layers or self._found is None:
+        self._layers = self._found = layers
+        momenta = [(layer, layer.momentum) for layer in layers.values()]
+        if momenta != self._traced:  # Tracing takes longer than many readings.
+            self._traced = momenta
             self._read = tf.function(self._stored, autograph=False)
             self._measure = tf.function(self._measured, autograph=False)
-        self._layers = self._found = layers
         if self.log_dir is not None and self._writer is None:
             self._writer = tf.summary.create_file_writer(os.fspath(self.log_dir))
 
