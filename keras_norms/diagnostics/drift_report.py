@@ -85,7 +85,7 @@ def _draw_trajectories(axes, drift):
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("batch of the live data (red line: not finite)")
     axes.set_title(f"{drift.measure} of each batch, average over channels", fontsize=10)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=5)
 
 
 def page(drift, picture, title):
