@@ -40,6 +40,7 @@ from text_protocol import (
     VOCABULARY,
     WEIGHTS,
     WIDTH,
+    WORD_DROPOUT,
     experiment,
 )
 from text_report import ORDERS, report
@@ -160,7 +161,7 @@ def network(order, normalized):
 
 
 def train(order, method, weights, sentences, held_out, epochs, seed):
-    """Accuracy after each epoch, TID over the training and at its end, and the seconds."""
+    """The model; and accuracy after each epoch, TID on the way and at the end, and the seconds."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     model = network(order, lambda: NORMALIZATIONS[method](**weights))
@@ -196,7 +197,39 @@ def train(order, method, weights, sentences, held_out, epochs, seed):
         found = keras_norms.diagnostics.training_inference_discrepancy(model, training, verbose=0)
         for kind in ("mean", "variance"):
             run[f"final_tid_{kind}"] = plain(np.mean([getattr(d, kind) for d in found.values()]))
-    return run
+    return model, run
+
+
+def drift_of_word_dropout(sentences, epochs):
+    """How far sentences that lose words are from a reference, and what that costs in accuracy."""
+    model, _ = train("pre", "BN", {}, sentences, sentences.dev, epochs, PILOT_SEED)
+    texts, labels = sentences.test
+    half = len(texts) // 2
+    reference = keras_norms.diagnostics.StatisticsReference.of(
+        model, sentences.batches((texts[:half], labels[:half])), verbose=0
+    )
+    found = {}
+    for share in WORD_DROPOUT:
+        rng = np.random.default_rng(PILOT_SEED)
+        live = sentences.batches(
+            ([without_words(t, share, rng) for t in texts[half:]], labels[half:])
+        )
+        drift = reference.compare(model, live, verbose=0)
+        accuracy = model.evaluate(live, verbose=0, return_dict=True)["accuracy"]
+        found[f"{share:g}"] = {
+            "average": round(drift.average, 6),
+            "flagged": round(drift.share, 4),
+            "accuracy": plain(accuracy),
+        }
+    return found
+
+
+def without_words(text, share, rng):
+    """Each word is lost with this probability, but one is left."""
+    words = text.split()
+    kept = rng.random(len(words)) >= share
+    kept[rng.integers(len(words))] = True
+    return " ".join(word for word, keep in zip(words, kept, strict=True) if keep)
 
 
 def train_all(options, results, console):
@@ -215,18 +248,23 @@ def train_all(options, results, console):
         for order, method, seed in runs:
             if not results.has(order, method, seed):
                 weights = WEIGHTS[order] if method == "RBN" else {}
-                run = train(order, method, weights, sentences, sentences.test, options.epochs, seed)
+                held_out = sentences.test
+                _, run = train(order, method, weights, sentences, held_out, options.epochs, seed)
                 results.add(order, method, seed, run=run)
                 accuracy = run["test_accuracy"][-1]
                 console.print(f"{order} {method} {seed}: {accuracy:.1%} in {run['seconds']:.0f} s")
             progress.advance(task)
+        if not results.has("drift"):
+            results.add("drift", run=drift_of_word_dropout(sentences, options.epochs))
 
 
 def pilot(options, console):
     sentences = Sentences(options.data, options.sentences)
     for order in options.orders:
         for name, weights in PILOT_WEIGHTS.items():
-            run = train(order, "RBN", weights, sentences, sentences.dev, options.epochs, PILOT_SEED)
+            _, run = train(
+                order, "RBN", weights, sentences, sentences.dev, options.epochs, PILOT_SEED
+            )
             accuracy, *tids = (run[k] for k in ("test_accuracy", "tid_mean", "tid_variance"))
             ends = ", ".join(f"{np.mean(tid[-10:]):.3f}" for tid in tids)
             console.print(f"{order}, weights {name}: {accuracy[-1]:.1%}, TID {ends}")

@@ -27,6 +27,8 @@ PILOT_FOUND = {
     "pre": {"0.1 and 0.01": 75.9, "60 and 0": 76.6, "60 and 6": 76.8, "600 and 60": 77.4},
     "post": {"0.1 and 0.01": 76.4, "60 and 0": 77.0, "60 and 6": 76.6, "600 and 60": 77.4},
 }
+# The shares of words that sentences lose, for the drift.
+WORD_DROPOUT = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 PROTOCOL = """\
 * Data: the first {sentences:,} sentences of SST-2 to train on and all 1,821 of its test set, split
@@ -49,8 +51,12 @@ PROTOCOL = """\
 * Measured: accuracy on the test sentences after each epoch; the last epoch counts, not the best.
   TID by `callbacks.TrainingInferenceDiscrepancy` every 10 batches, and at the end by
   `diagnostics.training_inference_discrepancy` over the training sentences: averages over layers.
+* Drift: a model with BN and Pre-Norm, trained with the pilot's seed. The first half of the test
+  sentences makes a `StatisticsReference`; the second half is compared with it as it is and with
+  each word lost with a probability of 0.1 to 0.5.
 * Claims to be tested: the TID of RBN at the end is below that of BN, mean and variance, in both
-  orders. Where RBN is above or below LN and BN in accuracy is reported as it is.
+  orders; the average psi rises with each share of lost words, and clean halves have at most 1 % of
+  channels above 0.25. Where RBN is above or below LN and BN in accuracy is reported as it is.
 """
 
 

@@ -58,7 +58,9 @@ def report(experiment, content, out, console):
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    parts = experiment, content, header, rows, claims(runs), figures
+    drift = content["runs"].get("drift", {})
+    found = claims(runs) + drift_claims(drift)
+    parts = experiment, content, header, rows, found, figures + drift_table(drift)
     kept = reading(path)
     write(path, markdown(*parts) + (f"\n## Reading\n{kept}" if kept else ""))
     console.print(f"Report: {path}")
@@ -125,6 +127,34 @@ def claims(runs):
     return lines
 
 
+def drift_claims(drift):
+    """`drift` is average psi, flagged share and accuracy by the share of lost words."""
+    if not drift:
+        return []
+    averages = [found["average"] for found in drift.values()]
+    rises = sum(after > before for before, after in zip(averages, averages[1:], strict=False))
+    flagged = next(iter(drift.values()))["flagged"]
+    holds = "holds" if rises == len(averages) - 1 else "does not hold"
+    clean = "holds" if flagged <= 0.01 else "does not hold"
+    return [
+        f"* The average psi rises with each share of lost words: **{holds}**, {rises} of "
+        f"{len(averages) - 1} steps.",
+        f"* Clean halves have at most 1 % of channels above 0.25: **{clean}**, {flagged:.1%}.",
+    ]
+
+
+def drift_table(drift):
+    if not drift:
+        return []
+    header = ["words lost", "average psi", "channels above 0.25", "accuracy, %"]
+    rows = [
+        [f"{float(share):.0%}", f"{of['average']:.4f}", f"{of['flagged']:.1%}"]
+        + [f"{100 * of['accuracy']:.1f}"]
+        for share, of in drift.items()
+    ]
+    return ["### Drift by lost words", markdown_table(header, rows, left=0)]
+
+
 def plot(runs, metrics, path, steps=None):
     orders = [order for order in ORDERS if any(pair[0] == order for pair in runs)]
     figure = Figure(figsize=(4.4 * len(orders), 0.5 + 3.1 * len(metrics)), layout="constrained")
@@ -167,16 +197,17 @@ def markdown(experiment, content, header, rows, claims, figures):
     parts = [f"# {experiment.title}", command, "## Protocol, written before the run"]
     parts += [experiment.protocol, "## Results"]
     if rows:
-        seconds = sum(run["seconds"] for run in content["runs"].values())
+        runs = [run for run in content["runs"].values() if "seconds" in run]
+        seconds = sum(run["seconds"] for run in runs)
         parts += ["\n".join(claims)] if claims else []
         parts += [
             "Mean over seeds ± its standard error. Differences are taken seed by seed; *above* and "
             "*below* where they are more than two standard errors from 0, else *within*.",
             markdown_table(header, rows),
-            f"{len(content['runs'])} runs, {seconds:,.0f} seconds, one thread each, TensorFlow "
+            f"{len(runs)} runs, {seconds:,.0f} seconds, one thread each, TensorFlow "
             f"{tf.__version__}, {package} {metadata.version(package)}.",
-            *(f"![{name}]({name})" for name in figures),
             "Bands are one standard error over seeds.",
+            *(f"![{part}]({part})" if part.endswith(".png") else part for part in figures),
         ]
     else:
         parts += ["No run yet."]

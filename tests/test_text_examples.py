@@ -47,6 +47,7 @@ def pairs(tmp_path_factory):
 
 def check_report(folder, name, rows):
     content = json.loads((folder / f"{name}.json").read_text())
+    content["runs"].pop("drift", None)
     assert len(content["runs"]) == len(rows)
     report = (folder / f"{name}.md").read_text()
     assert "## Protocol" in report and "{" not in report
@@ -69,6 +70,7 @@ def test_text_classification_goes_on_and_reports(labelled, tmp_path):
     for key, found in check_report(tmp_path, "text_classification", rows).items():
         assert len(found["test_accuracy"]) == 2 and 0 <= found["test_accuracy"][0] <= 1
         assert ("final_tid_mean" in found) == ("LN" not in key)
+    assert "### Drift by lost words" in (tmp_path / "text_classification.md").read_text()
 
 
 def test_translation_trains_and_reports(pairs, tmp_path):

@@ -1,6 +1,6 @@
 """How far statistics of live data are from those of a reference, channel by channel."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -50,8 +50,8 @@ class Drift:
 
     def __init__(self, measure, threshold, by_channel, by_batch, statistics):
         self.measure, self.threshold = measure, threshold
-        self.by_channel: dict[str, Any] = by_channel
-        self.by_batch: dict[str, Any] = by_batch
+        self.by_channel = by_channel
+        self.by_batch = by_batch
         self._statistics = statistics
 
     def ranked(self, count=None):
