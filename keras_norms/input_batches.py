@@ -5,7 +5,7 @@ import numbers
 import numpy as np
 import tensorflow as tf
 
-from keras_norms.layers.keras_api import keras
+from keras_norms.layers.keras_api import forget_losses, keras
 
 
 class InputBatches:
@@ -33,7 +33,13 @@ class InputBatches:
         if is_arrays:
             if isinstance(data, list):
                 data = tuple(data)
-            sizes = {len(part) for part in tf.nest.flatten(data)}
+            parts = tf.nest.flatten(data)
+            if not all(np.ndim(part) > 0 for part in parts):
+                raise ValueError(
+                    f"{owner}: `data` must be an array, or a list or dict of arrays. "
+                    f"Received: {type(parts[0]).__name__} in a {type(data).__name__}."
+                )
+            sizes = {len(part) for part in parts}
             if len(sizes) != 1 or 0 in sizes:
                 raise ValueError(
                     f"{owner}: `data` must hold at least one instance, and arrays must have the "
@@ -41,7 +47,9 @@ class InputBatches:
                 )
             dataset = tf.data.Dataset.from_tensor_slices({"x": data}).batch(batch_size)
             data = dataset.map(lambda batch: (batch["x"],))
-        elif not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+        elif isinstance(data, (str, bytes, set)) or not (
+            hasattr(data, "__iter__") or hasattr(data, "__getitem__")
+        ):
             raise ValueError(
                 f"{owner}: `data` must be arrays or an iterable of batches. "
                 f"Received: {type(data).__name__}."
@@ -77,7 +85,11 @@ class InputBatches:
         first = next(iter(self), None)
         if first is None:
             raise ValueError(f"{self._owner}: `data` must hold at least one batch. Received: none.")
-        model(first, training=False)
+        if not model.built:
+            # Traced, not run: a model may change what it remembers even in inference mode.
+            trace = tf.function(lambda batch: model(batch, training=False), autograph=False)
+            trace.get_concrete_function(tf.nest.map_structure(tf.convert_to_tensor, first))
+            forget_losses(model)
         return first
 
     def __iter__(self):

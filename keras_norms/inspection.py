@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import sys
 
 
@@ -14,7 +15,13 @@ def add_arguments(command):
     add("--record", action="store_true", help="write the reference from this data, compare nothing")
     add("--measure", choices=("psi", "kl"), default="psi", help="default psi")
     add("--threshold", type=float, default=0.25, help="of a drifted channel, default 0.25")
-    add("--tolerate", type=float, default=0.0, metavar="SHARE", help="of drifted channels that is")
+    add(
+        "--tolerate",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of channels that may drift, default 0",
+    )
     add("--batch-size", type=int, default=32, help="default 32")
     add("--steps", type=int, help="read so many batches at most")
     add("--top", type=int, default=10, help="how many channels to list, default 10")
@@ -26,16 +33,30 @@ def inspect(options):
     """Returns 0 where nothing drifted, 1 where something did, 2 where it cannot be said."""
     try:
         return _inspect(options)
-    except (OSError, ValueError, ImportError, TypeError) as error:
-        print(f"keras-norms inspect: {error}", file=sys.stderr)
+    except Exception as error:  # A pipeline reads one line, whatever Keras makes of the data.
+        print(f"keras-norms inspect: {_sentence(error)}", file=sys.stderr)
         return 2
+
+
+def _sentence(error):
+    """The line of an error that says something; Keras puts others around it, in colours."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()
+    lines = [line.strip() for line in lines if line.strip()]
+    telling = [line for line in lines if not line.startswith("Exception encountered")]
+    return (telling or lines or [type(error).__name__])[0]
 
 
 def _inspect(options):
     from keras_norms.diagnostics.statistics_reference import StatisticsReference
 
+    if options.report and pathlib.Path(options.report).is_file():
+        raise ValueError(f"--report must be a folder. Received: the file {options.report}.")
     if not 0 <= options.tolerate <= 1:
         raise ValueError(f"--tolerate must be a share in [0, 1]. Received: {options.tolerate}.")
+    if options.record and (options.report or options.json):
+        raise ValueError("--record compares nothing, so there is no --report and no --json.")
+    if not pathlib.Path(options.model).exists():
+        raise ValueError(f"there is no model {options.model}.")
     path = options.reference or StatisticsReference.beside(options.model)
     reference = None
     if not options.record:
@@ -73,8 +94,6 @@ def load_model(path):
     import keras_norms  # noqa: F401  Its layers must be registered.
     from keras_norms.layers.keras_api import keras
 
-    if not pathlib.Path(path).exists():
-        raise ValueError(f"there is no model {path}.")
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:
@@ -92,15 +111,29 @@ def read_npz(path, model):
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as .npz: {error}") from error
-    names = [tensor.name.partition(":")[0] for tensor in getattr(model, "inputs", None) or ()]
-    if len(names) > 1:
+        raise ValueError(
+            f"{path} cannot be read as .npz of plain arrays, as np.savez writes them."
+        ) from error
+    for name, array in arrays.items():
+        if array.ndim == 0 or array.dtype.kind not in "buif":
+            raise ValueError(
+                f"the arrays of {path} must hold numbers, instance by instance. "
+                f"Received: '{name}' of {array.dtype} and shape {array.shape}."
+            )
+    structure = getattr(model, "input", None)
+    tensors = getattr(model, "inputs", None) or ()
+    names = [tensor.name.partition(":")[0] for tensor in tensors]
+    if isinstance(structure, dict):
+        names = list(structure)
+    if len(names) > 1 or isinstance(structure, dict):
         missing = [name for name in names if name not in arrays]
         if missing:
             raise ValueError(
                 f"{path} must have an array for each input, {', '.join(names)}. "
                 f"Received: {', '.join(arrays) or 'none'}."
             )
+        if isinstance(structure, dict):
+            return {name: arrays[name] for name in names}
         return [arrays[name] for name in names]
     for name in (*names, "x"):
         if name in arrays:
@@ -122,6 +155,7 @@ def _report(drift, options):
 
 def _print(drift, options, report):
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from keras_norms.diagnostics.drift_report import summary
@@ -134,9 +168,9 @@ def _print(drift, options, report):
     for channel in drift.ranked(max(options.top, 0)):
         color = "red" if channel.value > drift.threshold else "default"
         cells = (f"{value:.4g}" for value in channel[2:])
-        table.add_row(channel.layer, str(channel.channel), *cells, style=color)
+        table.add_row(escape(channel.layer), str(channel.channel), *cells, style=color)
     console = Console()
     console.print(table)
     console.print(summary(drift), highlight=False, soft_wrap=True)
     for path in report:
-        console.print(f"Written: {path}", highlight=False, soft_wrap=True)
+        console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from keras_norms.layers.keras_api import forget_losses
 from keras_norms.layers.observation import observed
 
 
@@ -28,26 +29,36 @@ class ObservedModel:
     def _run(self, batch, *arguments):
         with observed(self._layers) as calls:
             self._model(batch, training=self._training)
+        forget_losses(self._model)  # Tensors of this graph, of no use outside.
         # Keras 2 may call layers in a graph of its own before, to know the shapes.
-        calls = [call for call in calls if not _is_symbolic(call.inputs.graph)]
+        calls = [call for call in calls if not _is_symbolic(call.graph)]
         for call in calls:
-            if call.inputs.graph is not tf.compat.v1.get_default_graph():
+            if call.graph is not tf.compat.v1.get_default_graph():
                 raise ValueError(
-                    f"{self._owner}: layer '{call.layer.name}' runs inside a tf.cond or a loop, "
-                    f"where its inputs cannot be reached. {self._remedy}"
+                    f"{self._owner}: layer '{call.layer.name}' runs inside a tf.cond, a loop or a "
+                    f"tf.function, where its inputs cannot be reached. {self._remedy}"
                 )
         return self._compute(calls, *arguments)
 
     def __call__(self, batch, *arguments):
         batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
         self.trace(batch, *arguments)
-        return self._concrete(batch, *arguments)
+        try:
+            return self._concrete(batch, *arguments)
+        except tf.errors.InvalidArgumentError as error:
+            shapes = [tuple(part.shape) for part in tf.nest.flatten(batch)]
+            raise ValueError(
+                f"{self._owner}: `data` must fit the model. Received: a batch of shapes {shapes}, "
+                f"which the model cannot take: {str(error).splitlines()[0]}"
+            ) from error
 
     def trace(self, batch, *arguments):
         """Makes sure that there is a graph for such a batch."""
 
         def widened(tensor, spec=None):
-            shape = tf.TensorShape([None, *tensor.shape[1:]])
+            shape = tensor.shape
+            if shape.rank > 0:
+                shape = tf.TensorShape([None, *shape[1:]])
             if spec is not None:
                 shape = spec.shape.most_specific_compatible_shape(shape)
             return tf.TensorSpec(shape, tensor.dtype)

@@ -161,9 +161,23 @@ def test_frozen_layers_are_left_out_and_another_model_begins_anew(rng):
     assert tid.steps == [1, 2, 3, 4]
 
 
+def test_another_model_that_is_not_built_begins_anew(rng):
+    x = rng.normal(size=(20, FEATURES)).astype(np.float32)
+    tid = keras_norms.callbacks.TrainingInferenceDiscrepancy(every=1)
+    for _ in range(2):
+        model = keras.Sequential([keras.layers.BatchNormalization(name="norm")])
+        model.compile(keras.optimizers.SGD(0.0), "mse")
+        logs = fit(model, x, tid, epochs=2).history
+        # Keras 2 builds it in the first batch, which cannot be read then.
+        assert tid.steps in ([*range(1, 11)], [*range(2, 11)])
+        assert len(tid.history["norm"]["mean"]) == len(tid.steps)
+        assert len(logs["tid_mean"]) == 2
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
+        (dict(log_dir=__file__), "`log_dir` must be a folder. Received: the file"),
         (dict(every=0), "`every` must be a positive int. Received: 0"),
         (dict(every=2.5), "`every` must be a positive int. Received: 2.5"),
         (dict(log_dir=3), "`log_dir` must be a path or None. Received: 3"),

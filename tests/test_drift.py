@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_norms
 from keras_norms.diagnostics import StatisticsReference
@@ -173,7 +174,19 @@ def test_saving_that_fails_leaves_what_was_there(model, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "layers": {"a": {"mean": [1]}}}']
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": 2}',
+        '{"format": 1, "layers": {"a": {"mean": [1]}}}',
+        '{"format": 1, "layers": {"a": {"mean": [1, 2], "variance": [1]}}, "batches": 1}',
+        '{"format": 1, "layers": {"a": {"mean": [NaN], "variance": [1]}}, "batches": 1}',
+        '{"format": 1, "layers": {"a": {"mean": [0], "variance": [-1]}}, "batches": 1}',
+        '{"format": 1, "layers": {}, "weights": "", "batches": 1e999}',
+        "[" * 100_000,
+    ],
 )
 def test_files_that_are_no_reference(tmp_path, content):
     path = tmp_path / "reference.json"
@@ -222,6 +235,8 @@ def test_a_reference_of_other_weights(model):
         (dict(threshold=-1), "`threshold` must be a finite number, at least 0. Received: -1"),
         (dict(threshold=float("nan")), "`threshold` must be a finite number"),
         (dict(batch_size=0), "`batch_size` must be a positive int"),
+        (dict(data=[[1.0, 2.0]]), "must be an array, or a list or dict of arrays. Received: float"),
+        (dict(data="live.npz"), "must be arrays or an iterable of batches. Received: str"),
         (dict(data=np.zeros((0, 8, 8, 3))), "must hold at least one instance"),
         (dict(data=np.zeros((4, 8, 8, 2))), "8, 8, 2"),
     ],
@@ -269,7 +284,72 @@ def test_the_callback_in_evaluate_and_beside_validation(model, tmp_path):
     assert len(drift.history) == 2
 
 
+def test_the_callback_after_a_fit_that_was_interrupted(model):
+    live, targets = images(40, 1), np.zeros((40, 2), np.float32)
+    drift = keras_norms.callbacks.StatisticsDrift(reference_of(model), live)
+
+    class Interrupts(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compiled(model).fit(live, targets, verbose=0, callbacks=[Interrupts()])
+    model.evaluate(live, targets, verbose=0, callbacks=[drift])
+    assert len(drift.history) == 1
+
+
+def test_a_layer_that_is_told_to_train_is_as_before():
+    """Also where a model's own seeds and losses are concerned."""
+    inputs = keras.Input((3,))
+    x = keras.layers.Dropout(0.5, seed=1)(inputs, training=True)
+    x = keras_norms.RegularizedBatchNormalization(name="norm")(x, training=True)
+    model = keras.Model(inputs, x)
+    x = np.random.default_rng(1).normal(size=(64, 3)).astype(np.float32)
+    variables, losses = model.non_trainable_variables, len(model.losses)
+    before = [np.array(v) for v in variables]
+    reference = reference_of(model, x)
+    compared(reference, model, x)
+    keras_norms.diagnostics.training_inference_discrepancy(model, x, verbose=0)
+    for one, other in zip(before, variables, strict=True):
+        np.testing.assert_array_equal(one, np.array(other))
+    assert len(model.losses) == losses  # None of the graphs that were traced.
+
+
+def test_a_layer_inside_a_condition_is_told():
+    class Conditional(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.norm = keras.layers.BatchNormalization(name="norm")
+
+        def build(self, shape):
+            self.norm.build(shape)
+            self.built = True
+
+        def call(self, x):
+            return tf.cond(tf.reduce_sum(x) > 1e9, lambda: self.norm(x), lambda: x)
+
+    model = keras.Sequential([keras.Input((3,)), Conditional()])
+    with pytest.raises(ValueError, match="'norm' runs inside a tf.cond, a loop or a tf.function"):
+        reference_of(model, np.ones((4, 3), np.float32))
+
+
+def test_files_keep_their_mode_and_links(model, tmp_path):
+    path, link = tmp_path / "kept.json", tmp_path / "link.json"
+    path.write_text("old")
+    path.chmod(0o600)
+    link.symlink_to(path)
+    reference_of(model).save(link)
+    assert link.is_symlink() and path.stat().st_mode & 0o777 == 0o600
+    StatisticsReference.load(path)
+    for target, message in ((tmp_path, "is a folder"), (tmp_path / "no" / "r.json", "no folder")):
+        with pytest.raises(OSError, match=message):
+            reference_of(model).save(target)
+
+
 def test_the_callback_rejects(model):
+    for reference in (None, 3):
+        with pytest.raises(ValueError, match="`reference` must be a StatisticsReference or a path"):
+            keras_norms.callbacks.StatisticsDrift(reference, images(4, 1))
     with pytest.raises(ValueError, match="^StatisticsDrift: `tolerated` must be in"):
         keras_norms.callbacks.StatisticsDrift(reference_of(model), images(4, 1), tolerated=2)
     drift = keras_norms.callbacks.StatisticsDrift(reference_of(model), images(4, 1))

@@ -225,7 +225,7 @@ def test_rejects_a_layer_inside_a_loop(x):
             return tf.map_fn(lambda row: self.norm(row[None])[0], inputs)
 
     model = keras.Sequential([keras.Input((3,)), Looping()])
-    with pytest.raises(ValueError, match="layer 'hidden' runs inside a tf.cond or a loop"):
+    with pytest.raises(ValueError, match="layer 'hidden' runs inside a tf.cond, a loop or"):
         keras_norms.initialize_statistics(model, x, verbose=0)
 
 

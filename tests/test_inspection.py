@@ -83,6 +83,25 @@ def test_inputs_by_name(tmp_path, rng, capsys):
     assert "an array for each input, left, right. Received: left." in capsys.readouterr().err
 
 
+def test_inputs_in_a_dict(tmp_path, rng):
+    inputs = {name: keras.Input((3,), name=name) for name in ("zz", "aa")}
+    outputs = keras_norms.BatchNormalization(name="n")(inputs["zz"] - inputs["aa"])
+    keras.Model(inputs, outputs).save(tmp_path / "two.keras")
+    aa, zz = rng.normal(size=(2, 90, 3)).astype(np.float32)
+    np.savez(tmp_path / "both.npz", aa=aa, zz=zz + 5.0)
+    assert run(tmp_path, "both.npz", "--record", model="two.keras") == 0
+    content = json.loads((tmp_path / "two.statistics.json").read_text())
+    np.testing.assert_allclose(content["layers"]["n"]["mean"], (zz + 5.0 - aa).mean(0), rtol=1e-5)
+
+
+def test_names_that_others_take_for_markup(files, capsys):
+    (files / "clean.npz").rename(files / "a$b^$_.npz")
+    assert run(files, "a$b^$_.npz", "--record") == 0
+    assert run(files, "a$b^$_.npz", "--report", files / "rep[red]") == 0
+    assert "rep[red]" in capsys.readouterr().out.replace("\n", "")
+    assert (files / "rep[red]" / "drift.png").is_file()
+
+
 @pytest.mark.parametrize(
     "change, arguments, message",
     [
@@ -96,6 +115,10 @@ def test_inputs_by_name(tmp_path, rng, capsys):
         ("other shape", (), "5"),
         ("empty", (), "at least one instance"),
         ("several", (), "must have one array, or the inputs as 'x'. Received: a, b."),
+        ("strings", (), "must hold numbers, instance by instance. Received: 'x' of <U1"),
+        ("scalar", (), "must hold numbers, instance by instance. Received: 'x' of float64"),
+        ("report is a file", (), "--report must be a folder"),
+        (None, ("--record",), "so there is no --report"),
         (None, ("--tolerate", "2"), "--tolerate must be a share"),
         (None, ("--threshold", "-1"), "`threshold` must be a finite number"),
         (None, ("--batch-size", "0"), "`batch_size` must be a positive int"),
@@ -125,6 +148,12 @@ def test_rejects(files, capsys, change, arguments, message):
         np.savez(data, x[:, :5])
     elif change == "empty":
         np.savez(data, x[:0])
+    elif change == "strings":
+        np.savez(data, x=np.full(x.shape, "a"))
+    elif change == "scalar":
+        np.savez(data, x=1.0)
+    elif change == "report is a file":
+        (files / "report").write_text("mine")
     elif change == "several":
         np.savez(data, a=x, b=x)
     capsys.readouterr()
@@ -132,8 +161,8 @@ def test_rejects(files, capsys, change, arguments, message):
     assert run(files, "clean.npz", "--report", report, *arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("keras-norms inspect: ") and "Traceback" not in error
-    assert message in error
-    assert not report.exists()
+    assert message in error and error.count("\n") == 1
+    assert not report.is_dir()
 
 
 def test_a_record_that_fails_keeps_the_old_one(files, capsys):

@@ -1,11 +1,13 @@
 """Watches how far a model's activations are from those of a reference, epoch by epoch."""
 
+import os
 import warnings
 
 from keras_norms.diagnostics.activation_statistics import ActivationStatistics
 from keras_norms.diagnostics.statistics_reference import StatisticsReference, check_options
 from keras_norms.input_batches import InputBatches
 from keras_norms.layers.keras_api import keras
+from keras_norms.layers.validation import is_number
 
 OWNER = "StatisticsDrift"
 
@@ -18,13 +20,16 @@ class StatisticsDrift(keras.callbacks.Callback):
     inference mode, in addition to what `fit` or `evaluate` does. The weights may differ from
     those of the reference, so what training changes shows as drift, too.
 
-    The logs get `statistics_drift`, the average of the measure over all channels, and
-    `drifted_channels`, the share of channels above the threshold. Where the share rises above
-    `tolerated`, a warning names the worst channels.
+    In `fit` the logs get `statistics_drift`, the average of the measure over all channels, and
+    `drifted_channels`, the share of channels above the threshold; after `evaluate` read `history`.
+    Where the share rises above `tolerated`, a warning names the worst channels, and the next one
+    comes only after the share has been below. With `validation_data` an epoch is compared when
+    that has been evaluated.
 
     Args:
         reference: a `StatisticsReference` of the model, or the path of one.
-        data: the live data, as in `StatisticsReference.compare`.
+        data: the live data, as in `StatisticsReference.compare`. Arrays are copied; a `tf.data`
+            pipeline is read anew each time.
         measure: `"psi"` or `"kl"`. Defaults to `"psi"`.
         threshold: the measure above which a channel counts as drifted. Defaults to `0.25`.
         tolerated: the share of channels that may drift without a warning, in [0, 1].
@@ -66,8 +71,13 @@ class StatisticsDrift(keras.callbacks.Callback):
     ):
         super().__init__()
         check_options(measure, threshold, OWNER)
-        if not 0 <= tolerated <= 1:
+        if not is_number(tolerated, 0, 1):
             raise ValueError(f"{OWNER}: `tolerated` must be in [0, 1]. Received: {tolerated!r}.")
+        if not isinstance(reference, (StatisticsReference, str, os.PathLike)):
+            raise ValueError(
+                f"{OWNER}: `reference` must be a StatisticsReference or a path. "
+                f"Received: {type(reference).__name__}."
+            )
         if not isinstance(reference, StatisticsReference):
             reference = StatisticsReference.load(reference)
         self.reference, self.measure, self.threshold = reference, measure, threshold
@@ -76,24 +86,25 @@ class StatisticsDrift(keras.callbacks.Callback):
         self._batches = InputBatches(data, batch_size, steps, OWNER)
         self._statistics, self._compared, self._warned = None, None, False
 
-    def on_epoch_end(self, epoch, logs=None):
-        self._compare(f"epoch {epoch + 1}", logs)
-
-    def on_test_begin(self, logs=None):
-        # `fit` evaluates as well, with the same callbacks, once or several times an epoch.
-        self._in_fit = getattr(self, "_training", False)
+    def on_epoch_begin(self, epoch, logs=None):
+        self._is_done = False
 
     def on_test_end(self, logs=None):
-        if not self._in_fit:
-            self._compare("an evaluation", logs)
+        self._compare("an evaluation")
+        self._is_done = True
+        self._add_to(logs)
 
-    def on_train_begin(self, logs=None):
-        self._training = True
+    def on_epoch_end(self, epoch, logs=None):
+        if not self._is_done:  # Where `fit` has evaluated, that was this epoch's.
+            self._compare(f"epoch {epoch + 1}")
+        self._add_to(logs)
 
-    def on_train_end(self, logs=None):
-        self._training = False
+    def _add_to(self, logs):
+        if logs is not None:
+            drift = self.history[-1]
+            logs.update(statistics_drift=drift.average, drifted_channels=drift.share)
 
-    def _compare(self, when, logs):
+    def _compare(self, when):
         if self.model is not self._compared:
             self._batches.build(self.model)
             self.reference.check_is_of(self.model, same_weights=False)
@@ -102,8 +113,6 @@ class StatisticsDrift(keras.callbacks.Callback):
         collected = self._statistics.collect(self._batches)
         drift = self.reference.drift_of(self.model, collected, self.measure, self.threshold)
         self.history.append(drift)
-        if logs is not None:
-            logs.update(statistics_drift=drift.average, drifted_channels=drift.share)
         is_outside = drift.share > self.tolerated
         if is_outside and not self._warned:
             worst = ", ".join(

@@ -83,18 +83,22 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
             raise ValueError(f"{OWNER}: `every` must be a positive int. Received: {every!r}.")
         if log_dir is not None and not isinstance(log_dir, (str, os.PathLike)):
             raise ValueError(f"{OWNER}: `log_dir` must be a path or None. Received: {log_dir!r}.")
+        if log_dir is not None and os.path.isfile(log_dir):
+            raise ValueError(f"{OWNER}: `log_dir` must be a folder. Received: the file {log_dir}.")
         if log_dir is not None and importlib.util.find_spec("tensorboard") is None:
             raise ImportError(
                 f"{OWNER}: `log_dir` needs TensorBoard: pip install tensorboard. "
                 f"Received: log_dir={os.fspath(log_dir)!r}."
             )
         self.every, self.log_dir = every, log_dir
-        self.steps, self.history = [], {}
-        self._layers, self._traced, self._writer = {}, None, None
-        self._batches = self._before = self._epoch_begin = 0
+        self._begin_anew({})
+        self._watched = self._traced = self._writer = None
 
     def on_train_begin(self, logs=None):
         self._found = None
+        if self.model is not self._watched:
+            self._begin_anew({})
+            self._watched = self.model
         if self.model.built:
             self._find_layers()
 
@@ -110,8 +114,8 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
                 f"{OWNER}: a layer with batch statistics must be trained, with a momentum below 1. "
                 f"Received: {type(self.model).__name__} '{self.model.name}' without."
             )
-        if self._layers and layers != self._layers:  # Another model: another history.
-            self.steps, self.history, self._batches = [], {}, 0
+        if self._layers and layers != self._layers:
+            self._begin_anew(layers)
         self._layers = self._found = layers
         momenta = [(layer, layer.momentum) for layer in layers.values()]
         if momenta != self._traced:  # Tracing takes longer than many readings.
@@ -120,6 +124,11 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
             self._measure = tf.function(self._measured, autograph=False)
         if self.log_dir is not None and self._writer is None:
             self._writer = tf.summary.create_file_writer(os.fspath(self.log_dir))
+
+    def _begin_anew(self, layers):
+        """With another model, or others of its layers, there is another history."""
+        self.steps, self.history, self._layers = [], {}, layers
+        self._batches = self._before = self._epoch_begin = 0
 
     def _stored(self):
         return [stored_statistics(layer) for layer in self._layers.values()]

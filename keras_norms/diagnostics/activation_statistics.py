@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_norms.diagnostics.batch_statistics import batch_statistics_layers
-from keras_norms.layers.keras_api import keras
+from keras_norms.layers.keras_api import keras, state_kept
 from keras_norms.observed_model import ObservedModel
 from keras_norms.ops import kernels
 from keras_norms.statistics.moments import MOMENTS
@@ -23,7 +23,7 @@ class ActivationStatistics:
 
     def __init__(self, model, owner):
         self._names = {v: k for k, v in batch_statistics_layers(model, owner).items()}
-        self._owner = owner
+        self._model = model
         remedy = "It cannot be inspected there."
         self._run = ObservedModel(
             model, list(self._names), self._moments, owner=owner, remedy=remedy
@@ -41,11 +41,12 @@ class ActivationStatistics:
         """Returns `{layer name: (counts, means, sums of squares)}`, each `[batches, channels]`."""
         progress = keras.utils.Progbar(batches.size, verbose=verbose, unit_name="batch")
         found = {}
-        for batch in batches:
-            moments = self._run(batch)
-            for layer, parts in zip(self._order, moments, strict=True):
-                found.setdefault(self._names[layer], []).append(parts)
-            progress.add(1)
+        with state_kept(self._model):  # A layer may be told to train even in inference mode.
+            for batch in batches:
+                moments = self._run(batch)
+                for layer, parts in zip(self._order, moments, strict=True):
+                    found.setdefault(self._names[layer], []).append(parts)
+                progress.add(1)
         return {
             name: tuple(tf.stack(part).numpy() for part in zip(*batches_of, strict=True))
             for name, batches_of in found.items()

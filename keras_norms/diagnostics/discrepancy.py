@@ -57,8 +57,8 @@ def training_inference_discrepancy(model, data, *, batch_size=32, steps=None, ve
     Args:
         model: a Keras model.
         data: an array, a tensor, or a list or dict of them for several inputs; or a
-            `tf.data.Dataset` or another iterable of batches. Of a batch that is a tuple, the
-            first element is the input.
+            `tf.data.Dataset` or another iterable of batches that can be read again. Of a batch
+            that is a tuple, the first element is the input.
         batch_size: the size of a batch where `data` are arrays. Defaults to `32`.
         steps: None, or how many batches to read at most. Defaults to `None`.
         verbose: 1 shows a progress bar, 0 does not. Defaults to `1`.

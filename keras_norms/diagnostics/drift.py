@@ -103,7 +103,7 @@ class Drift:
         average = self.average
         return {
             "measure": self.measure,
-            "threshold": self.threshold,
+            "threshold": float(self.threshold),
             "channels": self.channels,
             "share": self.share,
             "average": average if np.isfinite(average) else None,

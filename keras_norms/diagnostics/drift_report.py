@@ -28,6 +28,9 @@ def write_report(drift, folder, title):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = folder / "drift.png", folder / "drift.html"
+    for path in paths:
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder, not a file.")
     for path, content in zip(paths, (picture, page(drift, picture, title).encode()), strict=True):
         write_whole(path, content)
     return paths
@@ -45,7 +48,7 @@ def figure(drift, title):
     height = 1.2 + 0.28 * len(layers)
     canvas = Figure(figsize=(11, min(max(height, 2.4), 12) + 3.6), layout="constrained")
     FigureCanvasAgg(canvas)
-    canvas.suptitle(title)
+    canvas.suptitle(_literal(title))
     top, bottom = canvas.subplots(
         2, 1, gridspec_kw={"height_ratios": [min(max(height, 2.4), 12), 3.2]}
     )
@@ -58,7 +61,7 @@ def figure(drift, title):
     shown = np.clip(cells, limits.vmin, limits.vmax)
     image = top.imshow(shown, norm=limits, cmap="RdYlBu_r", aspect="auto", interpolation="nearest")
     top.set_facecolor("0.85")
-    top.set_yticks(range(len(layers)), layers, fontsize=8)
+    top.set_yticks(range(len(layers)), map(_literal, layers), fontsize=8)
     top.set_xlabel("channel (grey: the layer has no more)")
     top.set_title(f"{drift.measure} by layer and channel, over all data", fontsize=10)
     bar = canvas.colorbar(image, ax=top, extend="both", pad=0.01)
@@ -75,7 +78,7 @@ def _draw_trajectories(axes, drift):
         finite = np.where(np.isfinite(values), values, np.nan)
         batches = np.arange(1, len(values) + 1)
         if name in worst:
-            axes.plot(batches, finite, marker=".", linewidth=1.2, label=name)
+            axes.plot(batches, finite, marker=".", linewidth=1.2, label=_literal(name))
         else:
             axes.plot(batches, finite, color="0.8", linewidth=0.8, zorder=1)
         for batch in batches[~np.isfinite(values)]:
@@ -86,6 +89,11 @@ def _draw_trajectories(axes, drift):
     axes.set_xlabel("batch of the live data (red line: not finite)")
     axes.set_title(f"{drift.measure} of each batch, average over channels", fontsize=10)
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=5)
+
+
+def _literal(text):
+    """For matplotlib, to which a dollar begins a formula."""
+    return text.replace("$", r"\$")
 
 
 def page(drift, picture, title):

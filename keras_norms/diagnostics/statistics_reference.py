@@ -58,8 +58,8 @@ class StatisticsReference:
         Args:
             model: a Keras model, trained.
             data: an array, a tensor, or a list or dict of them for several inputs; or a
-                `tf.data.Dataset` or another iterable of batches. Of a batch that is a tuple,
-                the first element is the input.
+                `tf.data.Dataset` or another iterable of batches that can be read again. Of a
+                batch that is a tuple, the first element is the input.
             batch_size: the size of a batch where `data` are arrays. Defaults to `32`.
             steps: None, or how many batches to read at most. Defaults to `None`.
             verbose: 1 shows a progress bar, 0 does not. Defaults to `1`.
@@ -83,7 +83,8 @@ class StatisticsReference:
                     f"layer '{name}'."
                 )
             layers[name] = {"mean": mean, "variance": variance}
-        return cls(layers, weights_hash(model), batches.size)
+        count = max(len(parts[0]) for parts in collected.values())
+        return cls(layers, weights_hash(model), count)
 
     @staticmethod
     def beside(model_path):
@@ -122,11 +123,22 @@ class StatisticsReference:
                 name: {kind: np.array(of[kind], np.float64) for kind in ("mean", "variance")}
                 for name, of in content["layers"].items()
             }
-            shapes = {v.shape for of in layers.values() for v in of.values() if v.ndim != 1}
-            if shapes or not layers:
-                raise ValueError("no vectors")
+            for name, of in layers.items():
+                if of["mean"].ndim != 1 or of["mean"].shape != of["variance"].shape:
+                    raise ValueError(f"no vectors of the same length for '{name}'")
+                if not np.isfinite([*of.values()]).all() or (of["variance"] < 0).any():
+                    raise ValueError(f"no finite statistics for '{name}'")
+            if not layers:
+                raise ValueError("no layers")
             return cls(layers, str(content["weights"]), int(content["batches"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise ValueError(
                 f"{OWNER}: {path} must be a file that `save` wrote. Received: one that cannot be "
                 f"read as such ({type(error).__name__}: {error})."

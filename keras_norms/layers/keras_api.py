@@ -91,6 +91,11 @@ def nested_layers(model):
     return list(model._flatten_layers())
 
 
+def forget_losses(model):
+    """Empties `model.losses`, as each call of the model does first. Keras has no public way."""
+    model._clear_losses()
+
+
 @contextlib.contextmanager
 def state_kept(model):
     """Restores afterwards what calls of a model change: untrained weights, seeds, metrics."""

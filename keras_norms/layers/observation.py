@@ -1,6 +1,7 @@
 """A look at what layers receive while a model runs."""
 
 import contextlib
+import inspect
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -16,6 +17,7 @@ class Call(NamedTuple):
     inputs: tf.Tensor
     mask: tf.Tensor | None
     outputs: tf.Tensor
+    graph: tf.Graph
 
     def view(self):
         """The inputs with one channel axis, their weights or None, and that axis."""
@@ -36,18 +38,25 @@ def observed(layers):
     """
     calls = []
 
-    def observing(layer):
+    def observing(layer, original):
+        signature = inspect.signature(original)
+
         def call(inputs, *args, **kwargs):
-            outputs = type(layer).call(layer, inputs, *args, **kwargs)
-            calls.append(Call(layer, inputs, kwargs.get("mask"), outputs))
+            outputs = original(inputs, *args, **kwargs)
+            mask = signature.bind(inputs, *args, **kwargs).arguments.get("mask")
+            graph = tf.compat.v1.get_default_graph()
+            calls.append(Call(layer, inputs, mask, outputs, graph))
             return outputs
 
         return call
 
+    replaced = [(layer, vars(layer).get("call")) for layer in layers]
     for layer in layers:
-        layer.call = observing(layer)
+        layer.call = observing(layer, layer.call)
     try:
         yield calls
     finally:
-        for layer in layers:
+        for layer, own in replaced:
             del layer.call
+            if own is not None:  # Someone else had replaced it before.
+                layer.call = own

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from keras_norms.layers.base import BatchNormalizationBase
 from keras_norms.layers.keras_api import add_step, keep_losses_per_thread, keras
-from keras_norms.layers.validation import require
+from keras_norms.layers.validation import is_number, require
 from keras_norms.schedules import as_config, schedule_or_number, value_at
 
 PENALTIES = ("variance_l1", "stddev_l2")
@@ -38,7 +38,11 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
 
     The published weights, 0.1 and 0.01, are for losses that are summed over the tokens of a batch,
     4096 of them; Keras takes the mean, so the defaults are those divided by 4096. See
-    `weight_of_token_sum`.
+    `weight_of_token_sum`. They suit losses that are means over tokens; for one loss per text much
+    larger ones may be better (`examples/text_classification.py` found 1000 times as large).
+
+    In a custom loop add `model.losses` to the loss; on several replicas each has the whole
+    penalty, and all is divided by their number, as Keras does in `fit`.
 
     Args:
         axis: see `BatchNormalization`, as for all but these. Defaults to `-1`.
@@ -110,15 +114,20 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
 
         Args:
             weight: of the penalty, where the loss is a sum.
-            tokens: how many tokens the batches of that training had, a number above 0: the real
-                ones, without padding.
+            tokens: how many tokens the batches had for which the weight was found, a number above
+                0: the real ones, without padding. 4096 for the published ones.
 
         >>> keras_norms.RegularizedBatchNormalization.weight_of_token_sum(0.1, tokens=4096)
         2.44140625e-05
         """
-        if not tokens > 0:
+        if not is_number(tokens, 0) or tokens == 0:
             raise ValueError(
                 f"weight_of_token_sum: `tokens` must be above 0. Received: tokens={tokens!r}."
+            )
+        if not is_number(weight, 0):
+            raise ValueError(
+                f"weight_of_token_sum: `weight` must be a finite number, at least 0. "
+                f"Received: weight={weight!r}."
             )
         return weight / tokens
 

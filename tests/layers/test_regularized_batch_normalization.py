@@ -360,9 +360,11 @@ def test_published_weights_on_the_scale_of_a_mean_loss():
     layer = LAYER()
     assert layer.mean_weight == LAYER.weight_of_token_sum(0.1, 4096)
     assert layer.variance_weight == LAYER.weight_of_token_sum(0.01, 4096)
-    for tokens in (0, -5, float("nan")):
+    for tokens in (0, -5, float("nan"), "many"):
         with pytest.raises(ValueError, match="`tokens` must be above 0"):
             LAYER.weight_of_token_sum(0.1, tokens)
+    with pytest.raises(ValueError, match="`weight` must be a finite number"):
+        LAYER.weight_of_token_sum(float("nan"), 4096)
 
 
 def test_takes_the_config_of_a_stock_layer():
