@@ -3,7 +3,7 @@
 `fit` of the same model over the same batches, with the callback and without, in turns; and, to see
 how much of that is noise, without it a second time.
 
-    python benchmarks/monitor.py [--batch 64] [--steps 40] [--repeats 20]
+    python benchmarks/monitor.py [--batch 64] [--steps 100] [--repeats 20]
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main():
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=40, help="in each call of fit")
+    parser.add_argument("--steps", type=int, default=100, help="in each call of fit")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--json", metavar="FILE", help="write the results to this file, too")
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
