@@ -21,18 +21,13 @@ import sys
 import time
 from pathlib import Path
 
-from experiment import plain, write
-from images import BadInput, quiet, require
-
-with quiet():
-    import tensorflow as tf
-
 import numpy as np
 from drift_protocol import BATCH, CORRUPTIONS, FACTOR, LAYERS, LEARNING_RATE, PICTURED, SEED
 from drift_report import report
 from drift_streams import normalization, percent, poison
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from experiment import add_options, check_options, exit_status, progress_bars, tf
+from images import require
+from results import plain, write
 from scipy.ndimage import gaussian_filter
 from small_batches import course, epoch_of, evaluation_of, network, read_images
 from small_batches_protocol import SETTINGS
@@ -41,25 +36,10 @@ import keras_norms
 from keras_norms.diagnostics.drift_report import figure
 
 keras = tf.keras
-tf.get_logger().setLevel("ERROR")
 
 
 def main():
-    options = parse_arguments()
-    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(options.threads)
-    console, path = Console(), options.out / "drift.json"
-    try:
-        check(options)
-        if not options.report:
-            found = measure(options, console)
-            write(path, json.dumps(found, indent=1) + "\n")
-        require(path.is_file(), f"there is no file {path} to make a report of.")
-        report(json.loads(path.read_text()), options.out, console)
-    except (BadInput, OSError) as error:
-        print(f"drift: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("drift", measure_and_report, parse_arguments())
 
 
 def parse_arguments():
@@ -71,17 +51,22 @@ def parse_arguments():
     add("--epochs", type=int, default=12, help="default %(default)s")
     add("--channels", type=int, default=20, help="scaled one by one, default %(default)s")
     add("--stream", type=int, default=500, help="batches of each stream, default %(default)s")
-    add("--seeds", type=int, nargs="+", default=[4, 5, 6], help="of the streams, default 4 5 6")
-    add("--threads", type=int, default=1, help="default %(default)s")
-    add("--out", type=Path, default=Path("demo_output"), help="default %(default)s")
-    add("--report", action="store_true", help="measure nothing, only write the report")
+    add_options(parser, seeds=[4, 5, 6])
     return parser.parse_args()
 
 
+def measure_and_report(options, console):
+    check(options)
+    path = options.out / "drift.json"
+    if not options.report:
+        found = measure(options, console)
+        write(path, json.dumps(found, indent=1) + "\n")
+    require(path.is_file(), f"there is no file {path} to make a report of.")
+    report(json.loads(path.read_text()), options.out, console)
+
+
 def check(options):
-    for name in ("epochs", "channels", "stream", "threads"):
-        value = getattr(options, name)
-        require(value > 0, f"--{name} must be positive, but is {value}.")
+    check_options(options, positive=["epochs", "channels", "stream"])
     require(
         options.images > 0 and options.images % BATCH == 0,
         f"--images must be a positive multiple of {BATCH}, but is {options.images}.",
@@ -91,8 +76,6 @@ def check(options):
         halves,
         f"--test-images must be even and at least {4 * PICTURED}, but is {options.test_images}.",
     )
-    require(min(options.seeds) >= 0, f"a seed must be at least 0, but one is {min(options.seeds)}.")
-    require(not options.out.is_file(), f"{options.out} is a file, not a folder.")
 
 
 def measure(options, console):
@@ -104,8 +87,7 @@ def measure(options, console):
     live, live_labels = test_images[half:], test_labels[half:]
     pool = images[options.images :].astype("float32"), labels[options.images :]
     options.out.mkdir(parents=True, exist_ok=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+    with progress_bars(console) as progress:
         model = train(images[: options.images], labels[: options.images], options, progress)
         reference = keras_norms.diagnostics.StatisticsReference.of(
             model, test_images[:half], batch_size=100, verbose=0

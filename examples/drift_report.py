@@ -1,10 +1,8 @@
 """The report of `drift.py`: what was to be shown, tables, and curves."""
 
 import os
-from importlib import metadata
 
 import numpy as np
-import tensorflow as tf
 from drift_protocol import (
     ADDED,
     BATCH,
@@ -23,9 +21,8 @@ from drift_protocol import (
     SEED,
     STREAMS,
 )
-from experiment import markdown_table, mean_and_error, reading, write
 from matplotlib.figure import Figure
-from rich.table import Table
+from results import markdown_table, mean_and_error, print_table, reading, versions, write
 
 CLEAN, UNBOUNDED, *BOUNDED = STREAMS
 
@@ -33,10 +30,8 @@ CLEAN, UNBOUNDED, *BOUNDED = STREAMS
 def report(found, out, console):
     plot_severities(found, out / "drift_severity.png")
     plot_streams(found["poisoned"], out / "drift_poisoning.png")
-    table = Table("to be shown", "is", "holds", title="Drift", title_justify="left")
-    for claim, value, holds in claims(found):
-        table.add_row(claim, value, "yes" if holds else "no")
-    console.print(table)
+    rows = [[claim, value, "yes" if holds else "no"] for claim, value, holds in claims(found)]
+    print_table(console, "Drift", ["to be shown", "is", "holds"], rows, left=3)
     path = out / "drift.md"
     write(path, markdown(found, reading(path)))
     console.print(f"Report: {path}")
@@ -173,7 +168,7 @@ def save(figure, panels, path):
 
 
 def markdown(found, kept):
-    size, package = found["size"], tf.keras.Model.__module__.partition(".")[0]
+    size = found["size"]
     seeds = " ".join(map(str, size["seeds"]))
     options = [f"--{n.replace('_', '-')} {size[n]}" for n in size if n != "seeds"]
     command = " ".join(["python examples/drift.py --data cifar10_jpeg.npz", *options])
@@ -211,8 +206,7 @@ def markdown(found, kept):
         "![Accuracy along the streams](drift_poisoning.png)",
         "A line for each seed. Without a bound it falls out of the picture.",
         f"{found['seconds']:,} seconds in all with {size['threads']} thread"
-        f"{'s' * (size['threads'] > 1)}, while other work ran; TensorFlow {tf.__version__}, "
-        f"{package} {metadata.version(package)}.",
+        f"{'s' * (size['threads'] > 1)}, while other work ran; {versions()}.",
     ]
     text = "\n\n".join(part.strip("\n") for part in parts) + "\n"
     return text + (f"\n## Reading\n{kept}" if kept else "")

@@ -12,7 +12,7 @@ from drift_protocol import (
     SEED,
     STREAMS,
 )
-from experiment import plain
+from results import plain
 from small_batches import cross_entropies, evaluation_of, network
 from small_batches_protocol import CLASSES
 

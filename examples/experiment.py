@@ -1,101 +1,84 @@
-"""What the experiments share: results that several processes add to, and how they are compared."""
+"""What the commands of the experiments share: options, the sentence about bad input, the runs."""
 
-import fcntl
-import json
-import os
+import sys
+from pathlib import Path
 
-import numpy as np
-from images import BadInput, require
+from images import BadInput, quiet, require
+
+with quiet():
+    import tensorflow as tf
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 
-class Results:
-    """The runs so far, in a file that several processes add to.
+def add_options(parser, seeds):
+    """Those of every experiment; `seeds` is the default of `--seeds`."""
+    add = parser.add_argument
+    shown = " ".join(map(str, seeds))
+    add("--seeds", type=int, nargs="+", default=seeds, help=f"default {shown}")
+    add("--threads", type=int, default=1, help="default 1: two processes do more than two threads")
+    add("--out", type=Path, default=Path("demo_output"), help="default %(default)s")
+    add("--report", action="store_true", help="train nothing, only write the report")
+
+
+def check_options(options, positive, names=()):
+    """Raises `BadInput`.
 
     Args:
-        path: of the file, which need not be there.
-        size: images, epochs and the like; a file has runs of one size only.
+        options: the parsed ones.
+        positive: which numbers must be above 0, beside `threads`.
+        names: of options with several names: what one is, those given, those there are.
     """
-
-    def __init__(self, path, size):
-        self.path, self.size = path, size
-        self.read()
-
-    def read(self):
-        if not self.path.exists():
-            return {"size": self.size, "runs": {}}
-        try:
-            content = json.loads(self.path.read_text())
-            size, _ = content["size"], content["runs"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{self.path} is no file of results.") from error
-        changed = [
-            f"{name} {value}" for name, value in size.items() if value != self.size.get(name)
-        ]
-        require(not changed, f"{self.path} has runs with {', '.join(changed)}; give another --out.")
-        return content
-
-    def has(self, *key):
-        return self.key(*key) in self.read()["runs"]
-
-    def add(self, *key, run):
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)  # No other process adds between reading and writing.
-            content = self.read()
-            content["runs"][self.key(*key)] = run
-            content["runs"] = dict(sorted(content["runs"].items()))
-            lines = (f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in content["runs"].items())
-            size, runs = json.dumps(content["size"]), ",\n".join(lines)
-            write(self.path, f'{{"size": {size},\n"runs": {{\n{runs}\n}}}}\n')
-        finally:
-            os.close(folder)
-
-    @staticmethod
-    def key(*parts):
-        """Of a run, setting, method and seed for example."""
-        return "/".join(map(str, parts))
+    for what, given, known in names:
+        for name in given:
+            require(name in known, f"there is no {what} {name}; there are {', '.join(known)}.")
+    for name in (*positive, "threads"):
+        value = getattr(options, name)
+        sentence = f"--{name.replace('_', '-')} must be positive and finite, but is {value}."
+        require(0 < value < float("inf"), sentence)
+    require(min(options.seeds) >= 0, f"a seed must be at least 0, but one is {min(options.seeds)}.")
+    require(not options.out.is_file(), f"{options.out} is a file, not a folder.")
 
 
-def plain(scalar):
-    """For JSON, which has no NaN: a training that diverged has None there."""
-    value = round(float(scalar), 5)
-    return value if np.isfinite(value) else None
+def exit_status(script, work, options):
+    """Calls `work(options, console)`: 0, or 2 after a sentence about bad input."""
+    tf.get_logger().setLevel("ERROR")
+    tf.config.threading.set_intra_op_parallelism_threads(max(1, options.threads))
+    tf.config.threading.set_inter_op_parallelism_threads(max(1, options.threads))
+    try:
+        work(options, Console())
+    except (BadInput, OSError) as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
-def write(path, text):
-    """Beside the path first, and then in its place."""
-    beside = path.with_suffix(".tmp")
-    beside.write_text(text)
-    os.replace(beside, path)
+def progress_bars(console):
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    return Progress(*columns, TimeElapsedColumn(), console=console)
 
 
-def mean_and_error(values):
-    """The mean and its standard error, which one value does not have."""
-    error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
-    return np.mean(values), error
+def train_missing(runs, results, console, epochs, train, said):
+    """Trains what the results do not have yet, one run after the other.
 
-
-def compared(values):
-    mean, error = mean_and_error(values)
-    if np.isnan(error):
-        return f"{mean:+.1f}"
-    return f"{mean:+.1f} ± {error:.1f} {verdict(mean, error)}"
-
-
-def verdict(mean, error):
-    if abs(mean) <= 2 * error:
-        return "within"
-    return "above" if mean > 0 else "below"
-
-
-def markdown_table(header, rows, left=2):
-    """The lines of a table whose first columns, so many, are left-aligned."""
-    rule = ["---"] * left + ["--:"] * (len(header) - left)
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
-
-
-def reading(path):
-    """What the author wrote below `## Reading` in a report, to be kept."""
-    if not path.exists():
-        return ""
-    return path.read_text().partition("\n## Reading\n")[2]
+    Args:
+        runs: their keys, tuples.
+        results: a `Results`.
+        console: of rich.
+        epochs: of a run.
+        train: `train(*key, after_epoch=...)` returns a run and calls `after_epoch()` on the way.
+        said: what the console is to say of a finished run.
+    """
+    results.path.parent.mkdir(parents=True, exist_ok=True)
+    with progress_bars(console) as progress:
+        all_runs = progress.add_task("runs", total=len(runs))
+        for key in runs:
+            if not results.has(*key):
+                name = " ".join(map(str, key))
+                task = progress.add_task(name, total=epochs)
+                run = train(*key, after_epoch=lambda task=task: progress.advance(task))
+                results.add(*key, run=run)
+                progress.remove_task(task)
+                console.print(f"{name}: {said(run)} in {run['seconds']:.0f} s")
+            progress.advance(all_runs)

@@ -24,15 +24,10 @@ import sys
 import time
 from pathlib import Path
 
-from experiment import Results, plain
-from images import BadInput, quiet, read_jpegs, require
-
-with quiet():
-    import tensorflow as tf
-
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from experiment import add_options, check_options, exit_status, tf, train_missing
+from images import BadInput, read_jpegs, require
+from results import Results, plain
 from small_batches_protocol import (
     BATCH,
     CLASSES,
@@ -51,28 +46,10 @@ from small_batches_report import report
 import keras_norms
 
 keras = tf.keras
-tf.get_logger().setLevel("ERROR")
 
 
 def main():
-    options = parse_arguments()
-    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(options.threads)
-    console = Console()
-    try:
-        check(options)
-        if options.pilot:
-            pilot(options, console)
-            return 0
-        results = Results(options.out / "small_batches.json", size_of(options))
-        if not options.report:
-            train_all(options, results, console)
-        options.out.mkdir(parents=True, exist_ok=True)
-        report(results.read(), options.out, console)
-    except (BadInput, OSError) as error:
-        print(f"small_batches: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("small_batches", train_and_report, parse_arguments())
 
 
 def parse_arguments():
@@ -84,36 +61,35 @@ def parse_arguments():
     add("--epochs", type=int, default=12, help="default %(default)s")
     add("--momentum", type=float, default=MOMENTUM, help="of BN and BRN, default %(default)s")
     add("--learning-rate", type=float, default=LEARNING_RATE, help="default %(default)s")
-    add("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="default 1 2 3 4 5")
     add("--settings", nargs="+", default=list(SETTINGS), help=f"of {', '.join(SETTINGS)}")
     add("--methods", nargs="+", default=list(COLORS), help=f"of {', '.join(COLORS)}")
-    add("--threads", type=int, default=1, help="default 1: two processes do more than two threads")
-    add("--out", type=Path, default=Path("demo_output"), help="default %(default)s")
-    add("--report", action="store_true", help="train nothing, only write the report")
     add("--pilot", action="store_true", help="one run for each rate and multiplier of the pilots")
+    add_options(parser, seeds=[1, 2, 3, 4, 5])
     return parser.parse_args()
 
 
+def train_and_report(options, console):
+    check(options)
+    if options.pilot:
+        pilot(options, console)
+        return
+    results = Results(options.out / "small_batches.json", size_of(options))
+    if not options.report:
+        train_all(options, results, console)
+    options.out.mkdir(parents=True, exist_ok=True)
+    report(results.read(), options.out, console)
+
+
 def check(options):
-    for what, names, known in (
-        ("setting", options.settings, SETTINGS),
-        ("method", options.methods, COLORS),
-    ):
-        for name in names:
-            require(name in known, f"there is no {what} {name}; there are {', '.join(known)}.")
+    names = ("setting", options.settings, SETTINGS), ("method", options.methods, COLORS)
+    check_options(options, ["test_images", "epochs", "learning_rate"], names)
     require(
         options.images > 0 and options.images % BATCH == 0,
         f"--images must be a positive multiple of {BATCH}, but is {options.images}.",
     )
-    for name in ("test_images", "epochs", "threads", "learning_rate"):
-        value = getattr(options, name)
-        sentence = f"--{name.replace('_', '-')} must be positive and finite, but is {value}."
-        require(0 < value < float("inf"), sentence)
     require(0 <= options.momentum < 1, f"--momentum must be in [0, 1), not {options.momentum}.")
-    require(min(options.seeds) >= 0, f"a seed must be at least 0, but one is {min(options.seeds)}.")
     steps = options.images // BATCH * options.epochs
     require(steps >= 3, f"BRN's schedule needs 3 steps of {BATCH} images, but there are {steps}.")
-    require(not options.out.is_file(), f"{options.out} is a file, not a folder.")
 
 
 def size_of(options):
@@ -222,28 +198,22 @@ def train_all(options, results, console):
     require(runs, "none of these methods is part of these settings.")
     images, labels = read_images(options, "train", options.images)
     test = read_images(options, "test", options.test_images)
-    options.out.mkdir(parents=True, exist_ok=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        all_runs = progress.add_task("runs", total=len(runs))
-        for setting, method, seed in runs:
-            if not results.has(setting, method, seed):
-                epochs = progress.add_task(f"{setting} {method} {seed}", total=options.epochs)
-                rows = course(labels, SETTINGS[setting], options.epochs, seed)
-                run = train(
-                    normalization(method, SETTINGS[setting], rows[..., 0].size, options.momentum),
-                    (images, labels),
-                    test,
-                    rows,
-                    seed,
-                    options.learning_rate,
-                    lambda task=epochs: progress.advance(task),
-                )
-                results.add(setting, method, seed, run=run)
-                progress.remove_task(epochs)
-                accuracy, seconds = run["test_accuracy"][-1], run["seconds"]
-                console.print(f"{setting} {method} {seed}: {accuracy:.1%} in {seconds:.0f} s")
-            progress.advance(all_runs)
+
+    def train_one(name, method, seed, after_epoch):
+        setting = SETTINGS[name]
+        rows = course(labels, setting, options.epochs, seed)
+        layer = normalization(method, setting, rows[..., 0].size, options.momentum)
+        data = images, labels
+        return train(layer, data, test, rows, seed, options.learning_rate, after_epoch)
+
+    train_missing(
+        runs,
+        results,
+        console,
+        options.epochs,
+        train_one,
+        lambda run: f"{run['test_accuracy'][-1]:.1%}",
+    )
 
 
 def train(normalized, data, test, rows, seed, rate, after_epoch=lambda: None):

@@ -2,14 +2,19 @@
 
 import collections
 import os
-from importlib import metadata
 
 import numpy as np
-import tensorflow as tf
-from experiment import compared, markdown_table, mean_and_error, reading, write
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
-from rich.table import Table
+from results import (
+    compared,
+    markdown_table,
+    mean_and_error,
+    print_table,
+    reading,
+    versions,
+    write,
+)
 from small_batches_protocol import (
     BATCH,
     COLORS,
@@ -29,12 +34,7 @@ def report(content, out, console):
         for metric, name in (("test_accuracy", "accuracy"), ("test_loss", "loss")):
             plot(curves, metric, out / f"small_batches_{name}.png")
     header, rows = table_of(curves, content["runs"])
-    console_table = Table(title="On the test images, in %", title_justify="left")
-    for index, heading in enumerate(header):
-        console_table.add_column(heading, justify="left" if index < 2 else "right")
-    for row in rows:
-        console_table.add_row(*row)
-    console.print(console_table)
+    print_table(console, "On the test images, in %", header, rows)
     path = out / "small_batches.md"
     text = markdown(content, header, rows, claims(curves), curves, reading(path))
     write(path, text)
@@ -161,7 +161,7 @@ def band(by_seed, metric):
 
 
 def markdown(content, header, rows, claims, curves, kept):
-    size, package = content["size"], tf.keras.Model.__module__.partition(".")[0]
+    size = content["size"]
     numbers = dict(steps=size["images"] // BATCH, batch=BATCH, first=BATCH, chosen=LEARNING_RATE)
     protocol = PROTOCOL.format(
         **{**size, **numbers},
@@ -196,7 +196,7 @@ def markdown(content, header, rows, claims, curves, kept):
             "and *below* where they are more than two standard errors from 0, else *within*.",
             markdown_table(header, titled),
             f"{len(content['runs'])} runs, {seconds:,.0f} seconds of training steps, one thread "
-            f"each, TensorFlow {tf.__version__}, {package} {metadata.version(package)}.",
+            f"each, {versions()}.",
         ]
         parts += [f"Not run: {', '.join(absent)}."] if absent else []
         parts += ["![Test accuracy against epoch](small_batches_accuracy.png)"]

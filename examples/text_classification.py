@@ -16,94 +16,65 @@ not run again. The report beside it, a table and curves, is made of that file al
 
 import argparse
 import sys
-import time
-from pathlib import Path
-
-from experiment import Results, plain
-from images import BadInput, quiet, require
-
-with quiet():
-    import tensorflow as tf
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from experiment import exit_status, tf, train_missing
+from images import require
+from results import Results, plain
 from text_protocol import (
     BATCH,
-    BLOCKS,
-    DROPOUT,
-    HEADS,
-    MOST_TOKENS,
     PILOT_SEED,
     PILOT_WEIGHTS,
     RATE,
-    VOCABULARY,
+    SIZES,
     WEIGHTS,
-    WIDTH,
     WORD_DROPOUT,
     experiment,
 )
-from text_report import ORDERS, report
+from text_report import report
+from text_training import (
+    add_text_options,
+    batched,
+    check_text_options,
+    fit,
+    pilot,
+    runs_of,
+    vectorizer,
+)
 from transformer import NORMALIZATIONS, embedded, encoder
 
 import keras_norms
 
 keras = tf.keras
-tf.get_logger().setLevel("ERROR")
 
 
 def main():
-    options = parse_arguments()
-    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(options.threads)
-    console = Console()
-    try:
-        check(options)
-        size = {name: getattr(options, name) for name in ("sentences", "epochs")}
-        results = Results(options.out / "text_classification.json", size)
-        if options.pilot:
-            pilot(options, console)
-            return 0
-        if not options.report:
-            train_all(options, results, console)
-        options.out.mkdir(parents=True, exist_ok=True)
-        report(experiment(size), results.read(), options.out, console)
-    except (BadInput, OSError) as error:
-        print(f"text_classification: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("text_classification", train_and_report, parse_arguments())
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--data", type=Path, help="a folder with train.tsv, dev.tsv and test.tsv")
-    add("--sentences", type=int, default=6920, help="to train on, default %(default)s, all")
-    add("--epochs", type=int, default=6, help="default %(default)s")
-    add("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="default 1 2 3 4 5")
-    add("--orders", nargs="+", default=list(ORDERS), help=f"of {', '.join(ORDERS)}")
-    names = list(NORMALIZATIONS)
-    add("--methods", nargs="+", default=names, help=f"of {', '.join(names)}")
-    add("--threads", type=int, default=1, help="default 1: two processes do more than two threads")
-    add("--out", type=Path, default=Path("demo_output"), help="default %(default)s")
-    add("--report", action="store_true", help="train nothing, only write the report")
-    add("--pilot", action="store_true", help="one run for each of RBN's weights, on dev.tsv")
+    most = "to train on, default %(default)s, all"
+    parser.add_argument("--sentences", type=int, default=6920, help=most)
+    add_text_options(parser, "train.tsv, dev.tsv and test.tsv", seeds=[1, 2, 3, 4, 5])
     return parser.parse_args()
 
 
-def check(options):
-    for what, names, known in (
-        ("order", options.orders, ORDERS),
-        ("method", options.methods, NORMALIZATIONS),
-    ):
-        for name in names:
-            require(name in known, f"there is no {what} {name}; there are {', '.join(known)}.")
-    for name in ("sentences", "epochs", "threads"):
-        value = getattr(options, name)
-        require(value > 0, f"--{name} must be positive, but is {value}.")
-    require(min(options.seeds) >= 0, f"a seed must be at least 0, but one is {min(options.seeds)}.")
-    require(options.data or options.report, "--data must name the folder with the sentences.")
-    require(not options.out.is_file(), f"{options.out} is a file, not a folder.")
+def train_and_report(options, console):
+    require(
+        options.sentences >= BATCH,
+        f"--sentences must be at least {BATCH}, but is {options.sentences}.",
+    )
+    check_text_options(options)
+    if options.pilot:
+        try_weights(options, console)
+        return
+    size = {name: getattr(options, name) for name in ("sentences", "epochs")}
+    results = Results(options.out / "text_classification.json", size)
+    if not options.report:
+        train_all(options, results, console)
+    options.out.mkdir(parents=True, exist_ok=True)
+    report(experiment(size), results.read(), options.out, console)
 
 
 # The sentences.
@@ -133,20 +104,17 @@ class Sentences:
             read_sentences(folder / f"{part}.tsv") for part in ("train", "dev", "test")
         )
         self.train = tuple(values[:sentences] for values in self.train)
-        self.vectorize = keras.layers.TextVectorization(
-            VOCABULARY, standardize=None, split="whitespace"
+        require(
+            len(self.train[0]) >= BATCH,
+            f"{len(self.train[0])} sentences to train on are not a batch of {BATCH}.",
         )
-        self.vectorize.adapt(self.train[0])
+        self.vectorize = vectorizer(self.train[0], SIZES)
 
     def batches(self, part, seed=None):
-        """A dataset; with a seed it is shuffled anew in each epoch and drops the last few."""
-        dataset = tf.data.Dataset.from_tensor_slices(part)
-        if seed is not None:
-            dataset = dataset.shuffle(len(part[0]), seed=seed)
-        dataset = dataset.batch(BATCH, drop_remainder=seed is not None)
-        return dataset.map(
-            lambda text, label: (self.vectorize(text)[:, :MOST_TOKENS], label)
-        ).prefetch(2)
+        def numbered(text, label):
+            return self.vectorize(text)[:, : SIZES.most_tokens], label
+
+        return batched(part, BATCH, seed).map(numbered).prefetch(2)
 
 
 # The network and its training.
@@ -154,55 +122,61 @@ class Sentences:
 
 def network(order, normalized):
     tokens = keras.Input((None,), dtype="int64")
-    x = embedded(tokens, VOCABULARY, WIDTH, MOST_TOKENS, DROPOUT)
-    x = encoder(x, BLOCKS, HEADS, order, normalized, DROPOUT)
+    x = encoder(embedded(tokens, SIZES), SIZES, order, normalized)
     x = keras.layers.GlobalAveragePooling1D()(x)
-    return keras.Model(tokens, keras.layers.Dense(1)(keras.layers.Dropout(DROPOUT)(x)))
+    x = keras.layers.Dropout(SIZES.dropout)(x)
+    return keras.Model(tokens, keras.layers.Dense(1)(x))
 
 
-def train(order, method, weights, sentences, held_out, epochs, seed):
-    """The model; and accuracy after each epoch, TID on the way and at the end, and the seconds."""
+def train(order, method, weights, seed, sentences, held_out, epochs, after_epoch=lambda: None):
+    """The model and its run; `weights` are those of RBN."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     model = network(order, lambda: NORMALIZATIONS[method](**weights))
     training = sentences.batches(sentences.train, seed)
     steps = epochs * len(training)
-    require(steps > 0, f"{len(sentences.train[0])} sentences are not a batch of {BATCH}.")
     rate = keras_norms.schedules.LinearRamp(0, max(1, steps // 10), 0.0, RATE)
     model.compile(
         keras.optimizers.Adam(rate),
         keras.losses.BinaryCrossentropy(from_logits=True),
         metrics=[keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)],
     )
-    tid = keras_norms.callbacks.TrainingInferenceDiscrepancy(every=min(10, len(training)))
-    callbacks = [] if method == "LN" else [tid]
-    start = time.perf_counter()
-    history = model.fit(
-        training,
-        validation_data=sentences.batches(held_out),
-        epochs=epochs,
-        shuffle=False,  # The dataset does that.
-        verbose=0,
-        callbacks=callbacks,
-    ).history
-    run = {"seconds": round(time.perf_counter() - start, 1)}
-    run["train_loss"], run["test_accuracy"], run["test_loss"] = (
-        list(map(plain, history[name])) for name in ("loss", "val_accuracy", "val_loss")
-    )
-    if method != "LN":
-        run["tid_steps"] = tid.steps
-        for kind in ("mean", "variance"):
-            values = np.mean([kept[kind] for kept in tid.history.values()], axis=0)
-            run[f"tid_{kind}"] = list(map(plain, values))
-        found = keras_norms.diagnostics.training_inference_discrepancy(model, training, verbose=0)
-        for kind in ("mean", "variance"):
-            run[f"final_tid_{kind}"] = plain(np.mean([getattr(d, kind) for d in found.values()]))
-    return model, run
+    held_out = sentences.batches(held_out)
+    return model, fit(model, training, held_out, "test", epochs, method, after_epoch)
+
+
+def train_all(options, results, console):
+    sentences = Sentences(options.data, options.sentences)
+
+    def train_one(order, method, seed, after_epoch):
+        data = sentences, sentences.test, options.epochs
+        return train(order, method, WEIGHTS[order], seed, *data, after_epoch)[1]
+
+    train_missing(runs_of(options), results, console, options.epochs, train_one, accuracy_of)
+    if not results.has("drift"):
+        results.add("drift", run=drift_of_word_dropout(sentences, options.epochs))
+
+
+def try_weights(options, console):
+    sentences = Sentences(options.data, options.sentences)
+
+    def train_one(order, weights):
+        data = sentences, sentences.dev, options.epochs
+        return train(order, "RBN", weights, PILOT_SEED, *data)[1]
+
+    pilot(options.orders, PILOT_WEIGHTS, train_one, accuracy_of, console)
+
+
+def accuracy_of(run):
+    return f"{run['test_accuracy'][-1]:.1%}"
+
+
+# Drift.
 
 
 def drift_of_word_dropout(sentences, epochs):
     """How far sentences that lose words are from a reference, and what that costs in accuracy."""
-    model, _ = train("pre", "BN", {}, sentences, sentences.dev, epochs, PILOT_SEED)
+    model, _ = train("pre", "BN", {}, PILOT_SEED, sentences, sentences.dev, epochs)
     texts, labels = sentences.test
     half = len(texts) // 2
     reference = keras_norms.diagnostics.StatisticsReference.of(
@@ -230,44 +204,6 @@ def without_words(text, share, rng):
     kept = rng.random(len(words)) >= share
     kept[rng.integers(len(words))] = True
     return " ".join(word for word, keep in zip(words, kept, strict=True) if keep)
-
-
-def train_all(options, results, console):
-    """Seed by seed, so that what is there when it is broken off can be compared."""
-    sentences = Sentences(options.data, options.sentences)
-    options.out.mkdir(parents=True, exist_ok=True)
-    runs = [
-        (order, method, seed)
-        for seed in dict.fromkeys(options.seeds)
-        for order in options.orders
-        for method in options.methods
-    ]
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("runs", total=len(runs))
-        for order, method, seed in runs:
-            if not results.has(order, method, seed):
-                weights = WEIGHTS[order] if method == "RBN" else {}
-                held_out = sentences.test
-                _, run = train(order, method, weights, sentences, held_out, options.epochs, seed)
-                results.add(order, method, seed, run=run)
-                accuracy = run["test_accuracy"][-1]
-                console.print(f"{order} {method} {seed}: {accuracy:.1%} in {run['seconds']:.0f} s")
-            progress.advance(task)
-        if not results.has("drift"):
-            results.add("drift", run=drift_of_word_dropout(sentences, options.epochs))
-
-
-def pilot(options, console):
-    sentences = Sentences(options.data, options.sentences)
-    for order in options.orders:
-        for name, weights in PILOT_WEIGHTS.items():
-            _, run = train(
-                order, "RBN", weights, sentences, sentences.dev, options.epochs, PILOT_SEED
-            )
-            accuracy, *tids = (run[k] for k in ("test_accuracy", "tid_mean", "tid_variance"))
-            ends = ", ".join(f"{np.mean(tid[-10:]):.3f}" for tid in tids)
-            console.print(f"{order}, weights {name}: {accuracy[-1]:.1%}, TID {ends}")
 
 
 if __name__ == "__main__":

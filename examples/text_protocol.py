@@ -1,13 +1,11 @@
 """What `text_classification.py` trains: sizes, weights, and how they were chosen."""
 
-from text_report import ORDERS, Experiment
+import dataclasses
 
-VOCABULARY = 8000
-MOST_TOKENS = 64
-WIDTH = 64
-HEADS = 4
-BLOCKS = 2
-DROPOUT = 0.2
+from text_report import Experiment, found_by_pilot
+from transformer import Sizes
+
+SIZES = Sizes(vocabulary=8000, most_tokens=64, width=64, heads=4, blocks=2, dropout=0.2)
 BATCH = 64
 RATE = 1e-3
 PILOT_SEED = 1000
@@ -32,8 +30,8 @@ WORD_DROPOUT = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 PROTOCOL = """\
 * Data: the first {sentences:,} sentences of SST-2 to train on and all 1,821 of its test set, split
-  at blanks, the {vocabulary:,} most frequent words, at most {most} of them a sentence. Masks come
-  from the padding.
+  at blanks, the {vocabulary:,} most frequent words, at most {most_tokens} of them a sentence.
+  Masks come from the padding.
 * Network: {blocks} encoder blocks of width {width} with {heads} heads, trained positions, the
   average over the real tokens and one output. Dropout {dropout}. Post-Norm as it was first
   published, and Pre-Norm with a LayerNorm at the end.
@@ -63,23 +61,6 @@ PROTOCOL = """\
 
 def experiment(size):
     """What the report is of; `size` has the sentences and epochs."""
-    found = "".join(
-        f"\n  * {ORDERS[order]}: {', '.join(f'{k}: {v} %' for k, v in of.items())}."
-        for order, of in PILOT_FOUND.items()
-    )
-    protocol = PROTOCOL.format(
-        **size,
-        steps=size["sentences"] // BATCH,
-        vocabulary=VOCABULARY,
-        most=MOST_TOKENS,
-        blocks=BLOCKS,
-        width=WIDTH,
-        heads=HEADS,
-        dropout=DROPOUT,
-        batch=BATCH,
-        rate=RATE,
-        found=found,
-    )
     return Experiment(
         name="text_classification",
         title="Text classification",
@@ -88,5 +69,12 @@ def experiment(size):
         scale=100,
         curves={"test accuracy, %": ("test_accuracy", 100)},
         data="sst2",
-        protocol=protocol,
+        protocol=PROTOCOL.format(
+            **size,
+            **dataclasses.asdict(SIZES),
+            steps=size["sentences"] // BATCH,
+            batch=BATCH,
+            rate=RATE,
+            found=found_by_pilot(PILOT_FOUND, "{} %"),
+        ),
     )

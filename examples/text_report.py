@@ -2,13 +2,18 @@
 
 import dataclasses
 import os
-from importlib import metadata
 
 import numpy as np
-import tensorflow as tf
-from experiment import compared, markdown_table, mean_and_error, reading, write
 from matplotlib.figure import Figure
-from rich.table import Table
+from results import (
+    compared,
+    markdown_table,
+    mean_and_error,
+    print_table,
+    reading,
+    versions,
+    write,
+)
 
 COLORS = {"LN": "tab:green", "BN": "tab:orange", "RBN": "tab:purple"}
 ORDERS = {"pre": "Pre-Norm", "post": "Post-Norm"}
@@ -39,6 +44,15 @@ class Experiment:
     protocol: str
 
 
+def found_by_pilot(found, format_of_value):
+    """Of `{order: {weights: value}}`, lines for the protocol."""
+    return "".join(
+        f"\n  * {ORDERS[order]}: "
+        f"{', '.join(f'{name}: {format_of_value.format(v)}' for name, v in values.items())}."
+        for order, values in found.items()
+    )
+
+
 def report(experiment, content, out, console):
     """Writes the report beside the results, and prints its table."""
     runs = by_pair(content["runs"])
@@ -52,12 +66,7 @@ def report(experiment, content, out, console):
     header = ["order", "method", "seeds", experiment.label, "less LN", "less BN"]
     header += ["mean TID", "variance TID", "seconds"]
     rows = [row_of(runs, pair, experiment) for pair in runs]
-    table = Table(title="On the test sentences", title_justify="left")
-    for index, heading in enumerate(header):
-        table.add_column(heading, justify="left" if index < 2 else "right")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    print_table(console, "On the test sentences", header, rows)
     drift = content["runs"].get("drift", {})
     found = claims(runs) + drift_claims(drift)
     parts = experiment, content, header, rows, found, figures + drift_table(drift)
@@ -191,7 +200,7 @@ def plot(runs, metrics, path, steps=None):
 
 
 def markdown(experiment, content, header, rows, claims, figures):
-    size, package = content["size"], tf.keras.Model.__module__.partition(".")[0]
+    size = content["size"]
     options = " ".join(f"--{name} {value}" for name, value in size.items())
     command = f"    python examples/{experiment.name}.py --data {experiment.data} {options}"
     parts = [f"# {experiment.title}", command, "## Protocol, written before the run"]
@@ -204,8 +213,7 @@ def markdown(experiment, content, header, rows, claims, figures):
             "Mean over seeds ± its standard error. Differences are taken seed by seed; *above* and "
             "*below* where they are more than two standard errors from 0, else *within*.",
             markdown_table(header, rows),
-            f"{len(runs)} runs, {seconds:,.0f} seconds, one thread each, TensorFlow "
-            f"{tf.__version__}, {package} {metadata.version(package)}.",
+            f"{len(runs)} runs, {seconds:,.0f} seconds, one thread each, {versions()}.",
             "Bands are one standard error over seeds.",
             *(f"![{part}]({part})" if part.endswith(".png") else part for part in figures),
         ]

@@ -4,6 +4,8 @@ Masks come from the token embedding and reach attention, normalization and pooli
 Pre-Norm normalizes what a sublayer receives, Post-Norm the sum of it and what the sublayer returns.
 """
 
+import dataclasses
+
 from images import quiet
 
 import keras_norms
@@ -13,6 +15,16 @@ with quiet():
 
 keras = tf.keras
 layers = keras.layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    vocabulary: int
+    most_tokens: int
+    width: int
+    heads: int
+    blocks: int
+    dropout: float
 
 
 class Positions(layers.Layer):
@@ -41,22 +53,46 @@ NORMALIZATIONS = {
 }
 
 
-def embedded(tokens, vocabulary, width, most, dropout):
+def embedded(tokens, sizes):
     """Vectors of tokens and their positions; token 0 is padding."""
-    x = layers.Embedding(vocabulary, width, mask_zero=True)(tokens)
-    return layers.Dropout(dropout)(Positions(most)(x))
+    x = layers.Embedding(sizes.vocabulary, sizes.width, mask_zero=True)(tokens)
+    return layers.Dropout(sizes.dropout)(Positions(sizes.most_tokens)(x))
+
+
+def encoder(x, sizes, order, normalized):
+    """Blocks of attention and feed-forward layers, and with Pre-Norm LayerNorm at the end.
+
+    `order` is "pre" or "post", `normalized` makes a layer.
+    """
+    for _ in range(sizes.blocks):
+        for sublayer in (attention(sizes), feed_forward(sizes)):
+            x = residual(x, sublayer, order, normalized, sizes.dropout)
+    return normalized_at_end(x, order)
+
+
+def decoder(x, memory, sizes, order, normalized):
+    """Blocks of causal attention, attention to the memory, and feed-forward layers."""
+    for _ in range(sizes.blocks):
+        to_itself, to_memory = attention(sizes, causal=True), attention(sizes, memory)
+        for sublayer in (to_itself, to_memory, feed_forward(sizes)):
+            x = residual(x, sublayer, order, normalized, sizes.dropout)
+    return normalized_at_end(x, order)
 
 
 def residual(x, sublayer, order, normalized, dropout):
-    """A sublayer with its shortcut; `order` is "pre" or "post", `normalized` makes a layer."""
+    """A sublayer with its shortcut."""
     if order == "pre":
         return layers.Add()([x, layers.Dropout(dropout)(sublayer(normalized()(x)))])
     return normalized()(layers.Add()([x, layers.Dropout(dropout)(sublayer(x))]))
 
 
-def attention(heads, width, memory=None, causal=False):
+def normalized_at_end(x, order):
+    return layers.LayerNormalization(epsilon=1e-5)(x) if order == "pre" else x
+
+
+def attention(sizes, memory=None, causal=False):
     """To itself, or to a memory."""
-    layer = layers.MultiHeadAttention(heads, width // heads)
+    layer = layers.MultiHeadAttention(sizes.heads, sizes.width // sizes.heads)
 
     def attend(x):
         other = x if memory is None else memory
@@ -65,25 +101,6 @@ def attention(heads, width, memory=None, causal=False):
     return attend
 
 
-def feed_forward(hidden, width):
-    first, second = layers.Dense(hidden, activation="relu"), layers.Dense(width)
+def feed_forward(sizes):
+    first, second = layers.Dense(2 * sizes.width, activation="relu"), layers.Dense(sizes.width)
     return lambda x: second(first(x))
-
-
-def encoder(x, blocks, heads, order, normalized, dropout):
-    """Blocks of attention and feed-forward layers, and with Pre-Norm LayerNorm at the end."""
-    width = x.shape[-1]
-    for _ in range(blocks):
-        x = residual(x, attention(heads, width), order, normalized, dropout)
-        x = residual(x, feed_forward(2 * width, width), order, normalized, dropout)
-    return layers.LayerNormalization(epsilon=1e-5)(x) if order == "pre" else x
-
-
-def decoder(x, memory, blocks, heads, order, normalized, dropout):
-    """Blocks of causal attention, attention to the memory, and feed-forward layers."""
-    width = x.shape[-1]
-    for _ in range(blocks):
-        x = residual(x, attention(heads, width, causal=True), order, normalized, dropout)
-        x = residual(x, attention(heads, width, memory), order, normalized, dropout)
-        x = residual(x, feed_forward(2 * width, width), order, normalized, dropout)
-    return layers.LayerNormalization(epsilon=1e-5)(x) if order == "pre" else x

@@ -10,95 +10,68 @@ again. The report beside it is made of that file alone. What follows `## Reading
     python examples/translation.py --data multi30k                 hours on two CPU cores
     python examples/translation.py --data multi30k --pairs 1280 --epochs 1 --seeds 1
     python examples/translation.py --data multi30k --orders pre --methods BN RBN
+    python examples/translation.py --data multi30k --pilot --epochs 2     how weights were chosen
     python examples/translation.py --report
 """
 
 import argparse
 import math
 import sys
-import time
-from pathlib import Path
-
-from experiment import Results, plain
-from images import BadInput, quiet, require
-
-with quiet():
-    import tensorflow as tf
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from text_report import ORDERS, report
+from experiment import exit_status, tf, train_missing
+from images import BadInput, require
+from results import Results, plain
+from text_report import report
+from text_training import (
+    add_text_options,
+    batched,
+    check_text_options,
+    fit,
+    pilot,
+    runs_of,
+    vectorizer,
+)
 from transformer import NORMALIZATIONS, decoder, embedded, encoder
 from translation_protocol import (
     BATCH,
-    BLOCKS,
-    DROPOUT,
-    HEADS,
-    MOST_TOKENS,
+    PILOT_SEED,
+    PILOT_WEIGHTS,
     RATE,
-    VOCABULARY,
+    SIZES,
+    TID_BATCHES,
     WEIGHTS,
-    WIDTH,
     experiment,
 )
 
-import keras_norms
-
 keras = tf.keras
-tf.get_logger().setLevel("ERROR")
 START, END = "[start]", "[end]"
 
 
 def main():
-    options = parse_arguments()
-    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(options.threads)
-    console = Console()
-    try:
-        check(options)
-        size = {name: getattr(options, name) for name in ("pairs", "epochs")}
-        results = Results(options.out / "translation.json", size)
-        if not options.report:
-            train_all(options, results, console)
-        options.out.mkdir(parents=True, exist_ok=True)
-        report(experiment(size), results.read(), options.out, console)
-    except (BadInput, OSError) as error:
-        print(f"translation: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("translation", train_and_report, parse_arguments())
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--data", type=Path, help="a folder with train.de, train.en, val.… and test_2016_flickr.…")
-    add("--pairs", type=int, default=29000, help="to train on, default %(default)s, all")
-    add("--epochs", type=int, default=6, help="default %(default)s")
-    add("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default 1 2 3")
-    add("--orders", nargs="+", default=list(ORDERS), help=f"of {', '.join(ORDERS)}")
-    names = list(NORMALIZATIONS)
-    add("--methods", nargs="+", default=names, help=f"of {', '.join(names)}")
-    add("--threads", type=int, default=1, help="default 1: two processes do more than two threads")
-    add("--out", type=Path, default=Path("demo_output"), help="default %(default)s")
-    add("--report", action="store_true", help="train nothing, only write the report")
+    most = "to train on, default %(default)s, all"
+    parser.add_argument("--pairs", type=int, default=29000, help=most)
+    add_text_options(parser, "train.de, train.en, val.… and test_2016_flickr.…", seeds=[1, 2, 3])
     return parser.parse_args()
 
 
-def check(options):
-    for what, names, known in (
-        ("order", options.orders, ORDERS),
-        ("method", options.methods, NORMALIZATIONS),
-    ):
-        for name in names:
-            require(name in known, f"there is no {what} {name}; there are {', '.join(known)}.")
+def train_and_report(options, console):
     require(options.pairs >= BATCH, f"--pairs must be at least {BATCH}, but is {options.pairs}.")
-    for name in ("epochs", "threads"):
-        value = getattr(options, name)
-        require(value > 0, f"--{name} must be positive, but is {value}.")
-    require(min(options.seeds) >= 0, f"a seed must be at least 0, but one is {min(options.seeds)}.")
-    require(options.data or options.report, "--data must name the folder with the sentences.")
-    require(not options.out.is_file(), f"{options.out} is a file, not a folder.")
+    check_text_options(options)
+    if options.pilot:
+        try_weights(options, console)
+        return
+    size = {name: getattr(options, name) for name in ("pairs", "epochs")}
+    results = Results(options.out / "translation.json", size)
+    if not options.report:
+        train_all(options, results, console)
+    options.out.mkdir(parents=True, exist_ok=True)
+    report(experiment(size), results.read(), options.out, console)
 
 
 # The sentences.
@@ -111,8 +84,12 @@ class Pairs:
         parts = {"train": "train", "val": "val", "test": "test_2016_flickr"}
         read = {name: self._read(folder, stem) for name, stem in parts.items()}
         self.train = tuple(lines[:pairs] for lines in read["train"])
+        require(
+            len(self.train[0]) >= BATCH,
+            f"{len(self.train[0])} pairs to train on are not a batch of {BATCH}.",
+        )
         self.val, self.test = read["val"], read["test"]
-        self.source, self.target = (self._vectorizer(lines) for lines in self.train)
+        self.source, self.target = (vectorizer(lines, SIZES) for lines in self.train)
         self.words = self.target.get_vocabulary()
 
     @staticmethod
@@ -128,25 +105,13 @@ class Pairs:
         )
         return german, [f"{START} {line} {END}" for line in english]
 
-    @staticmethod
-    def _vectorizer(lines):
-        layer = keras.layers.TextVectorization(VOCABULARY, standardize=None, split="whitespace")
-        layer.adapt(lines)
-        return layer
-
     def batches(self, part, seed=None):
-        """A dataset; with a seed it is shuffled anew in each epoch and drops the last few."""
-        dataset = tf.data.Dataset.from_tensor_slices(part)
-        if seed is not None:
-            dataset = dataset.shuffle(len(part[0]), seed=seed)
-        dataset = dataset.batch(BATCH, drop_remainder=seed is not None)
-
         def numbered(german, english):
-            source = self.source(german)[:, :MOST_TOKENS]
-            target = self.target(english)[:, : MOST_TOKENS + 1]
+            source = self.source(german)[:, : SIZES.most_tokens]
+            target = self.target(english)[:, : SIZES.most_tokens + 1]
             return (source, target[:, :-1]), target[:, 1:]
 
-        return dataset.map(numbered).prefetch(2)
+        return batched(part, BATCH, seed).map(numbered).prefetch(2)
 
 
 # The network and its training.
@@ -155,11 +120,9 @@ class Pairs:
 def network(order, normalized):
     """From source and target so far to the scores of the next words; and without the last layer."""
     source, target = (keras.Input((None,), dtype="int64", name=n) for n in ("source", "target"))
-    memory = embedded(source, VOCABULARY, WIDTH, MOST_TOKENS, DROPOUT)
-    memory = encoder(memory, BLOCKS, HEADS, order, normalized, DROPOUT)
-    x = embedded(target, VOCABULARY, WIDTH, MOST_TOKENS, DROPOUT)
-    x = decoder(x, memory, BLOCKS, HEADS, order, NORMALIZATIONS["LN"], DROPOUT)
-    head = keras.layers.Dense(VOCABULARY)
+    memory = encoder(embedded(source, SIZES), SIZES, order, normalized)
+    x = decoder(embedded(target, SIZES), memory, SIZES, order, NORMALIZATIONS["LN"])
+    head = keras.layers.Dense(SIZES.vocabulary)
     return keras.Model([source, target], head(x)), keras.Model([source, target], x), head
 
 
@@ -175,43 +138,47 @@ class Decay(keras.optimizers.schedules.LearningRateSchedule):
         return RATE * tf.where(share < 0.1, 10.0 * share, cosine)
 
 
-def train(order, method, pairs, epochs, seed):
-    """BLEU, cross-entropy after each epoch, TID over the training and at its end, the seconds."""
+def train(order, method, weights, seed, pairs, epochs, after_epoch=lambda: None):
+    """What translates, and the run; `weights` are those of RBN."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    weights = WEIGHTS[order] if method == "RBN" else {}
     model, states, head = network(order, lambda: NORMALIZATIONS[method](**weights))
-    training = pairs.batches(pairs.train, seed)
+    training, held_out = pairs.batches(pairs.train, seed), pairs.batches(pairs.val)
     model.compile(
         keras.optimizers.Adam(Decay(epochs * len(training)), clipnorm=1.0),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
-    tid = keras_norms.callbacks.TrainingInferenceDiscrepancy(every=min(10, len(training)))
-    start = time.perf_counter()
-    history = model.fit(
-        training,
-        validation_data=pairs.batches(pairs.val),
-        epochs=epochs,
-        shuffle=False,  # The dataset does that.
-        verbose=0,
-        callbacks=[] if method == "LN" else [tid],
-    ).history
-    run = {"seconds": round(time.perf_counter() - start, 1)}
-    run["train_loss"], run["val_loss"] = (
-        list(map(plain, history[name])) for name in ("loss", "val_loss")
-    )
-    run["bleu"] = plain(bleu(translated(states, head, pairs), pairs.test[1]))
-    if method != "LN":
-        run["tid_steps"] = tid.steps
-        for kind in ("mean", "variance"):
-            values = np.mean([kept[kind] for kept in tid.history.values()], axis=0)
-            run[f"tid_{kind}"] = list(map(plain, values))
-        found = keras_norms.diagnostics.training_inference_discrepancy(
-            model, training, steps=100, verbose=0
-        )
-        for kind in ("mean", "variance"):
-            run[f"final_tid_{kind}"] = plain(np.mean([getattr(d, kind) for d in found.values()]))
-    return run
+    run = fit(model, training, held_out, "val", epochs, method, after_epoch, TID_BATCHES)
+    return (states, head), run
+
+
+def train_all(options, results, console):
+    bleu(["a"], ["a"])  # Not after an hour of training.
+    pairs = Pairs(options.data, options.pairs)
+
+    def train_one(order, method, seed, after_epoch):
+        model, run = train(order, method, WEIGHTS[order], seed, pairs, options.epochs, after_epoch)
+        return {**run, "bleu": plain(bleu(translated(*model, pairs), pairs.test[1]))}
+
+    def said(run):
+        return f"BLEU {run['bleu']:.1f}"
+
+    train_missing(runs_of(options), results, console, options.epochs, train_one, said)
+
+
+def try_weights(options, console):
+    pairs = Pairs(options.data, options.pairs)
+
+    def train_one(order, weights):
+        return train(order, "RBN", weights, PILOT_SEED, pairs, options.epochs)[1]
+
+    def said(run):
+        return f"validation cross-entropy {run['val_loss'][-1]:.4f}"
+
+    pilot(options.orders, PILOT_WEIGHTS, train_one, said, console)
+
+
+# Translations.
 
 
 def translated(states, head, pairs):
@@ -226,10 +193,10 @@ def translated(states, head, pairs):
 
     lines = []
     for (source, _), _ in pairs.batches(pairs.test):
-        target = np.zeros((len(source), MOST_TOKENS), np.int64)
+        target = np.zeros((len(source), SIZES.most_tokens), np.int64)
         target[:, 0] = first
         is_done = np.zeros(len(source), bool)
-        for position in range(MOST_TOKENS - 1):
+        for position in range(SIZES.most_tokens - 1):
             words = next_words(source, tf.constant(target), tf.constant(position)).numpy()
             is_done |= words == last
             if is_done.all():
@@ -249,30 +216,6 @@ def bleu(lines, references):
         line.removeprefix(f"{START} ").removesuffix(f" {END}") for line in references
     ]
     return corpus_bleu(lines, [plain_references], tokenize="none", force=True).score
-
-
-def train_all(options, results, console):
-    """Seed by seed, so that what is there when it is broken off can be compared."""
-    bleu(["a"], ["a"])  # Not after an hour of training.
-    pairs = Pairs(options.data, options.pairs)
-    options.out.mkdir(parents=True, exist_ok=True)
-    runs = [
-        (order, method, seed)
-        for seed in dict.fromkeys(options.seeds)
-        for order in options.orders
-        for method in options.methods
-    ]
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("runs", total=len(runs))
-        for order, method, seed in runs:
-            if not results.has(order, method, seed):
-                run = train(order, method, pairs, options.epochs, seed)
-                results.add(order, method, seed, run=run)
-                console.print(
-                    f"{order} {method} {seed}: BLEU {run['bleu']:.1f} in {run['seconds']:.0f} s"
-                )
-            progress.advance(task)
 
 
 if __name__ == "__main__":

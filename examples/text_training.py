@@ -1,0 +1,112 @@
+"""What the experiments on texts share: their options, batches, training, and TID."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+from experiment import add_options, check_options, tf
+from images import require
+from results import plain
+from text_report import ORDERS
+from transformer import NORMALIZATIONS
+
+import keras_norms
+
+keras = tf.keras
+
+
+def add_text_options(parser, folder, seeds):
+    add = parser.add_argument
+    add("--data", type=Path, help=f"a folder with {folder}")
+    add("--epochs", type=int, default=6, help="default %(default)s")
+    add("--orders", nargs="+", default=list(ORDERS), help=f"of {', '.join(ORDERS)}")
+    names = list(NORMALIZATIONS)
+    add("--methods", nargs="+", default=names, help=f"of {', '.join(names)}")
+    add("--pilot", action="store_true", help="one run for each of RBN's weights")
+    add_options(parser, seeds)
+
+
+def check_text_options(options):
+    names = ("order", options.orders, ORDERS), ("method", options.methods, NORMALIZATIONS)
+    check_options(options, ["epochs"], names)
+    require(options.data or options.report, "--data must name the folder with the sentences.")
+
+
+def runs_of(options):
+    """Seed by seed, so that what is there when it is broken off can be compared."""
+    return [
+        (order, method, seed)
+        for seed in dict.fromkeys(options.seeds)
+        for order in options.orders
+        for method in options.methods
+    ]
+
+
+def vectorizer(lines, sizes):
+    """From sentences to numbers of words, split at blanks."""
+    layer = keras.layers.TextVectorization(sizes.vocabulary, standardize=None, split="whitespace")
+    layer.adapt(lines)
+    return layer
+
+
+def batched(part, batch, seed=None):
+    """A dataset; with a seed it is shuffled anew in each epoch and drops the last few."""
+    dataset = tf.data.Dataset.from_tensor_slices(part)
+    if seed is not None:
+        dataset = dataset.shuffle(len(part[0]), seed=seed)
+    return dataset.batch(batch, drop_remainder=seed is not None)
+
+
+def fit(model, training, held_out, name, epochs, method, after_epoch, tid_batches=None):
+    """Trains a compiled model.
+
+    Args:
+        model: with its optimizer and loss.
+        training: the dataset, which shuffles itself.
+        held_out: evaluated after each epoch.
+        name: of the held-out part, in the names of the run.
+        epochs: how many.
+        method: LN has no TID.
+        after_epoch: called then.
+        tid_batches: how many training batches TID at the end is of; None for all.
+
+    Returns:
+        The run: losses and metrics after each epoch, TID on the way and at the end, the seconds.
+    """
+    tid = keras_norms.callbacks.TrainingInferenceDiscrepancy(every=min(10, len(training)))
+    callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: after_epoch())]
+    start = time.perf_counter()
+    history = model.fit(
+        training,
+        validation_data=held_out,
+        epochs=epochs,
+        shuffle=False,  # The dataset does that.
+        verbose=0,
+        callbacks=callbacks + ([] if method == "LN" else [tid]),
+    ).history
+    run = {"seconds": round(time.perf_counter() - start, 1)}
+    for key in history:
+        if key == "loss":
+            run["train_loss"] = list(map(plain, history[key]))
+        elif key.startswith("val_"):
+            run[f"{name}_{key.removeprefix('val_')}"] = list(map(plain, history[key]))
+    if method == "LN":
+        return run
+    run["tid_steps"] = tid.steps
+    found = keras_norms.diagnostics.training_inference_discrepancy(
+        model, training, steps=tid_batches, verbose=0
+    )
+    for kind in ("mean", "variance"):
+        values = np.mean([kept[kind] for kept in tid.history.values()], axis=0)
+        run[f"tid_{kind}"] = list(map(plain, values))
+        run[f"final_tid_{kind}"] = plain(np.mean([getattr(d, kind) for d in found.values()]))
+    return run
+
+
+def pilot(orders, weights, train, said, console):
+    """One run of RBN for each of the weights, by `train(order, weights)`."""
+    for order in orders:
+        for name, pair in weights.items():
+            run = train(order, pair)
+            tids = ", ".join(f"{run[f'final_tid_{kind}']:.4f}" for kind in ("mean", "variance"))
+            console.print(f"{order}, weights {name}: {said(run)}, TID {tids}")
