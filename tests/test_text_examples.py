@@ -1,24 +1,14 @@
 """The experiments on texts run small, go on where they were broken off, and refuse bad input."""
 
 import json
-import pathlib
-import re
-import subprocess
-import sys
+import shutil
 
 import numpy as np
 import pytest
 
-EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+from .example_runs import check_rejected, run
+
 WORDS = ["good", "bad", "film", "story", "dull", "fine", "plot", "the"]
-
-
-def run(script, *arguments):
-    return subprocess.run(
-        [sys.executable, EXAMPLES / f"{script}.py", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-    )
 
 
 def sentences(count, seed):
@@ -85,41 +75,38 @@ def test_translation_trains_and_reports(pairs, tmp_path):
     assert path.read_text().endswith("## Reading\n\nMine.\n")
 
 
-@pytest.mark.parametrize(
-    "script, arguments, message",
-    [
-        ("text_classification", ("--methods", "GN"), "there is no method GN; there are LN, BN"),
-        ("text_classification", ("--data", "nowhere"), "there is no file nowhere/train.tsv"),
-        ("text_classification", (), "--data must name the folder"),
-        ("text_classification", ("--epochs", "0"), "--epochs must be positive"),
-        ("translation", ("--orders", "middle"), "there is no order middle"),
-        ("translation", ("--pairs", "5"), "--pairs must be at least 128"),
-        ("translation", ("--data", "nowhere"), "there is no file nowhere/train.de"),
-    ],
-)
-def test_rejects(script, arguments, message, tmp_path):
-    result = run(script, *arguments, "--out", tmp_path / "out")
-    assert result.returncode == 2
-    assert result.stderr.startswith(f"{script}: ") and "Traceback" not in result.stderr
-    assert message in result.stderr
-    assert not (tmp_path / "out").exists()
+def with_file(folder, tmp_path, name, content):
+    """A copy of the folder in which one file is another."""
+    copy = tmp_path / f"with_{name}"
+    shutil.copytree(folder, copy)
+    (copy / name).write_text(content)
+    return copy
 
 
-@pytest.mark.parametrize(
-    "script, name, content, message",
-    [
-        ("text_classification", "dev.tsv", "no label\n", "line 1 of .*dev.tsv must be a sentence"),
-        ("text_classification", "test.tsv", "", "test.tsv is empty"),
-        ("translation", "val.en", "one line\n", "must have as many lines"),
-    ],
-)
-def test_rejects_files(script, name, content, message, labelled, pairs, tmp_path):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for path in (labelled if script == "text_classification" else pairs).iterdir():
-        (folder / path.name).write_text(path.read_text())
-    (folder / name).write_text(content)
-    result = run(script, "--data", folder, "--out", tmp_path / "out")
-    assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert re.search(message, result.stderr), result.stderr
-    assert not (tmp_path / "out").exists()
+def test_text_classification_rejects(labelled, tmp_path):
+    no_label = with_file(labelled, tmp_path, "dev.tsv", "no label\n")
+    empty = with_file(labelled, tmp_path, "test.tsv", "")
+    few = with_file(labelled, tmp_path, "train.tsv", "good\t1\n")
+    cases = [
+        (("--methods", "GN"), "there is no method GN; there are LN, BN"),
+        (("--data", "nowhere"), "there is no file nowhere/train.tsv"),
+        ((), "--data must name the folder"),
+        (("--epochs", "0"), "--epochs must be positive"),
+        (("--sentences", "63"), "--sentences must be at least 64, but is 63"),
+        (("--data", few), "1 sentences to train on are not a batch of 64"),
+        (("--data", no_label), f"line 1 of {no_label / 'dev.tsv'} must be a sentence"),
+        (("--data", empty), "test.tsv is empty"),
+    ]
+    check_rejected("text_classification", cases, tmp_path)
+
+
+def test_translation_rejects(pairs, tmp_path):
+    uneven = with_file(pairs, tmp_path, "val.en", "one line\n")
+    cases = [
+        (("--orders", "middle"), "there is no order middle"),
+        (("--pairs", "5"), "--pairs must be at least 128"),
+        (("--seeds", "-1"), "a seed must be at least 0, but one is -1"),
+        (("--data", "nowhere"), "there is no file nowhere/train.de"),
+        (("--data", uneven), "must have as many lines"),
+    ]
+    check_rejected("translation", cases, tmp_path)
