@@ -56,7 +56,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     most = "to train on, default %(default)s, all"
     parser.add_argument("--sentences", type=int, default=6920, help=most)
-    add_text_options(parser, "train.tsv, dev.tsv and test.tsv", seeds=[1, 2, 3, 4, 5])
+    add_text_options(parser, "train.tsv, dev.tsv and test.tsv", epochs=6, seeds=[1, 2, 3, 4, 5])
     return parser.parse_args()
 
 

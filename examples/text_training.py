@@ -15,10 +15,10 @@ import keras_norms
 keras = tf.keras
 
 
-def add_text_options(parser, folder, seeds):
+def add_text_options(parser, folder, epochs, seeds):
     add = parser.add_argument
     add("--data", type=Path, help=f"a folder with {folder}")
-    add("--epochs", type=int, default=6, help="default %(default)s")
+    add("--epochs", type=int, default=epochs, help="default %(default)s")
     add("--orders", nargs="+", default=list(ORDERS), help=f"of {', '.join(ORDERS)}")
     names = list(NORMALIZATIONS)
     add("--methods", nargs="+", default=names, help=f"of {', '.join(names)}")

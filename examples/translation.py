@@ -10,7 +10,7 @@ again. The report beside it is made of that file alone. What follows `## Reading
     python examples/translation.py --data multi30k                 hours on two CPU cores
     python examples/translation.py --data multi30k --pairs 1280 --epochs 1 --seeds 1
     python examples/translation.py --data multi30k --orders pre --methods BN RBN
-    python examples/translation.py --data multi30k --pilot --epochs 2     how weights were chosen
+    python examples/translation.py --data multi30k --pilot --epochs 1     how weights were chosen
     python examples/translation.py --report
 """
 
@@ -56,7 +56,8 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     most = "to train on, default %(default)s, all"
     parser.add_argument("--pairs", type=int, default=29000, help=most)
-    add_text_options(parser, "train.de, train.en, val.… and test_2016_flickr.…", seeds=[1, 2, 3])
+    folder = "train.de, train.en, val.… and test_2016_flickr.…"
+    add_text_options(parser, folder, epochs=4, seeds=[1, 2, 3])
     return parser.parse_args()
 
 

@@ -104,7 +104,7 @@ def test_translation_rejects(pairs, tmp_path):
     uneven = with_file(pairs, tmp_path, "val.en", "one line\n")
     cases = [
         (("--orders", "middle"), "there is no order middle"),
-        (("--pairs", "5"), "--pairs must be at least 128"),
+        (("--pairs", "5"), "--pairs must be at least 64"),
         (("--seeds", "-1"), "a seed must be at least 0, but one is -1"),
         (("--data", "nowhere"), "there is no file nowhere/train.de"),
         (("--data", uneven), "must have as many lines"),
