@@ -46,6 +46,21 @@ class Positions(layers.Layer):
         return inputs + tf.convert_to_tensor(self.vectors)[: tf.shape(inputs)[1]]
 
 
+class Fresh(layers.Layer):
+    """The same values in a tensor of its own, with the mask.
+
+    Keras 3's `MultiHeadAttention` takes the masks off the tensors that it is given, and what comes
+    after it needs them.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, inputs):
+        return tf.identity(inputs)
+
+
 NORMALIZATIONS = {
     "LN": lambda **_: layers.LayerNormalization(epsilon=1e-5),
     "BN": lambda **_: keras_norms.BatchNormalization(momentum=0.95, epsilon=1e-5),
@@ -95,8 +110,9 @@ def attention(sizes, memory=None, causal=False):
     layer = layers.MultiHeadAttention(sizes.heads, sizes.width // sizes.heads)
 
     def attend(x):
-        other = x if memory is None else memory
-        return layer(x, other, use_causal_mask=causal)
+        query = Fresh()(x)
+        other = query if memory is None else Fresh()(memory)
+        return layer(query, other, use_causal_mask=causal)
 
     return attend
 
