@@ -1,5 +1,6 @@
 """The inputs of a model out of all that users call data."""
 
+import itertools
 import numbers
 
 import numpy as np
@@ -15,7 +16,7 @@ class InputBatches:
         self._owner = owner
         for name, value in (("batch_size", batch_size), ("steps", steps)):
             is_int = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-            if not (is_int and value > 0 or name == "steps" and value is None):
+            if not (is_int and 0 < value < 2**63 or name == "steps" and value is None):
                 raise ValueError(
                     f"{owner}: `{name}` must be a positive int. Received: {name}={value!r}."
                 )
@@ -109,7 +110,5 @@ class InputBatches:
         data = source = self._data
         if not hasattr(data, "__iter__"):  # A Keras Sequence: it is indexed.
             source = (data[i] for i in range(len(data)))
-        for i, batch in enumerate(source):
-            if self._steps is not None and i >= self._steps:
-                return
+        for batch in itertools.islice(source, self._steps):
             yield batch[0] if isinstance(batch, tuple) else batch

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from keras_norms.layers.keras_api import forget_losses
 from keras_norms.layers.observation import observed
+from keras_norms.ops.custom_gradient import without_gradients
 
 
 class ObservedModel:
@@ -27,6 +28,11 @@ class ObservedModel:
         self._specs = self._concrete = None
 
     def _run(self, batch, *arguments):
+        # Nothing is differentiated, and each graph is to be forgotten when this object is.
+        with without_gradients():
+            return self._observed(batch, *arguments)
+
+    def _observed(self, batch, *arguments):
         with observed(self._layers) as calls:
             self._model(batch, training=self._training)
         forget_losses(self._model)  # Tensors of this graph, of no use outside.
@@ -45,11 +51,14 @@ class ObservedModel:
         self.trace(batch, *arguments)
         try:
             return self._concrete(batch, *arguments)
-        except tf.errors.InvalidArgumentError as error:
-            shapes = [tuple(part.shape) for part in tf.nest.flatten(batch)]
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+            parts = [f"{part.dtype.name} {part.shape}" for part in tf.nest.flatten(batch)]
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            # TensorFlow begins with where in the graph it was.
+            telling = [line for line in lines if "rror:" not in line and "Detected at" not in line]
             raise ValueError(
-                f"{self._owner}: `data` must fit the model. Received: a batch of shapes {shapes}, "
-                f"which the model cannot take: {str(error).splitlines()[0]}"
+                f"{self._owner}: `data` must fit the model. Received: a batch of "
+                f"{', '.join(parts)}, which the model cannot take: {(telling or lines)[0]}"
             ) from error
 
     def trace(self, batch, *arguments):
@@ -67,8 +76,9 @@ class ObservedModel:
             widened, batch, *([] if self._specs is None else [self._specs])
         )
         if specs != self._specs:
-            self._specs = specs
-            self._concrete = self._function.get_concrete_function(specs, *arguments)
+            # Tracing may fail, or be broken off: what was there before is then still there.
+            concrete = self._function.get_concrete_function(specs, *arguments)
+            self._specs, self._concrete = specs, concrete
 
 
 def _is_symbolic(graph):

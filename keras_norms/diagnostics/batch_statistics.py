@@ -33,8 +33,9 @@ def batch_statistics_layers(model, owner):
 
 
 def _keeps_moving_statistics(layer):
-    is_built = hasattr(layer, "moving_mean") and hasattr(layer, "momentum")
-    return is_built and (hasattr(layer, "moving_variance") or hasattr(layer, "moving_stddev"))
+    names = "moving_mean", "momentum", "axis", "epsilon"
+    spreads = "moving_variance", "moving_stddev"
+    return all(hasattr(layer, n) for n in names) and any(hasattr(layer, n) for n in spreads)
 
 
 def stored_statistics(layer):

@@ -41,11 +41,12 @@ def observed(layers):
     def observing(layer, original):
         signature = inspect.signature(original)
 
-        def call(inputs, *args, **kwargs):
-            outputs = original(inputs, *args, **kwargs)
-            mask = signature.bind(inputs, *args, **kwargs).arguments.get("mask")
+        def call(*args, **kwargs):
+            outputs = original(*args, **kwargs)
+            given = signature.bind(*args, **kwargs).arguments
+            inputs = next(iter(given.values()))  # Whatever a subclass calls them.
             graph = tf.compat.v1.get_default_graph()
-            calls.append(Call(layer, inputs, mask, outputs, graph))
+            calls.append(Call(layer, inputs, given.get("mask"), outputs, graph))
             return outputs
 
         return call

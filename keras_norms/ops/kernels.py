@@ -20,6 +20,7 @@ Vectors are float64, `[channels]`, or `[segments, channels]` with a segment size
 
 import tensorflow as tf
 
+from keras_norms.ops.custom_gradient import custom_gradient
 from keras_norms.ops.native import kernels_in_use
 from keras_norms.ops.recall import recall
 
@@ -64,7 +65,7 @@ def sums(
     unweighted = dict(axis=axis, segment_size=segment_size)
     given = _present(u=u, v=v, center=center, scale=scale, shift=shift)
 
-    @tf.custom_gradient
+    @custom_gradient
     def op(*tensors):
         tensors = dict(zip(given, tensors, strict=True))
         u, v, center, scale = (tensors.get(name) for name in ("u", "v", "center", "scale"))
@@ -115,7 +116,7 @@ def blend(
     unweighted = dict(axis=axis, segment_size=segment_size)
     given = _present(u=u, v=v, a=a, b=b, c=c, center=center)
 
-    @tf.custom_gradient
+    @custom_gradient
     def op(*tensors):
         tensors = dict(zip(given, tensors, strict=True))
         u, v, center = (tensors.get(name) for name in ("u", "v", "center"))

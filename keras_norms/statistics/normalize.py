@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_norms.ops.custom_gradient import custom_gradient
 from keras_norms.ops.kernels import blend, sums
 from keras_norms.ops.native import kernels_in_use
 from keras_norms.ops.recall import recall
@@ -98,7 +99,7 @@ def normalize_batch(
 
         return kind(*recall(statistics, x, pullback))
 
-    @tf.custom_gradient
+    @custom_gradient
     def composite(x, *values):
         local = statistic.local(x, **layout)
         parts, extra_sum = _exchange(statistic, local, extra, group)

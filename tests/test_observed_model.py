@@ -1,0 +1,134 @@
+"""What diagnostics run a model with: it forgets its graphs, and outlives failures."""
+
+import gc
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_norms
+from keras_norms.diagnostics import StatisticsReference, training_inference_discrepancy
+from keras_norms.layers.keras_api import IS_KERAS_3, keras
+
+X = np.random.default_rng(1).normal(size=(12, 3)).astype(np.float32)
+NORMALIZATIONS = [
+    keras.layers.BatchNormalization,
+    keras_norms.BatchNormalization,
+    keras_norms.RegularizedBatchNormalization,
+    keras_norms.BatchRenormalization,
+    keras_norms.BatchlessNormalization,
+]
+
+
+def graphs():
+    gc.collect()
+    names = (type(thing).__name__ for thing in gc.get_objects())
+    return sum(name == "FuncGraph" for name in names)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_no_graph_stays(normalization):
+    """A deployed model is measured again and again."""
+    layers = [keras.layers.BatchNormalization(), normalization(), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    found = []
+    for _ in range(4):
+        training_inference_discrepancy(model, X, verbose=0)
+        StatisticsReference.of(model, X, verbose=0).compare(model, X, verbose=0)
+        found.append(graphs())
+    assert found[3] == found[1], found
+
+
+def test_gradients_are_there_again_afterwards():
+    layer = keras_norms.BatchNormalization()
+    model = keras.Sequential([keras.Input((3,)), layer])
+    training_inference_discrepancy(model, X, verbose=0)
+    x = tf.constant(X)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = tf.reduce_sum(layer(x, training=True) ** 3)
+    assert np.abs(tape.gradient(loss, x)).max() > 0.01
+
+
+def test_a_callback_outlives_data_that_does_not_fit():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization(name="norm")])
+    model.compile("sgd", "mse")
+    reference = StatisticsReference.of(model, X, verbose=0)
+    data = [X, np.ones((4, 5), np.float32)]
+    which = types.SimpleNamespace(now=1)
+
+    class Batches:
+        def __iter__(self):
+            return iter([data[which.now]])
+
+    drift = keras_norms.callbacks.StatisticsDrift(reference, Batches())
+    for _ in range(2):
+        with pytest.raises(ValueError, match="incompatible|expected"):
+            model.evaluate(X, X, verbose=0, callbacks=[drift])
+    which.now = 0
+    model.evaluate(X, X, verbose=0, callbacks=[drift])
+    assert drift.history[0].average < 1e-6
+
+
+def test_a_subclass_that_names_its_inputs_otherwise():
+    class Named(keras.layers.BatchNormalization):
+        def call(self, x, training=None, mask=None):
+            return super().call(x, training=training)
+
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm = Named(name="norm")
+
+        def call(self, inputs, training=None):
+            return self.norm(x=inputs, training=training) if IS_KERAS_3 else self.norm(inputs)
+
+    found = training_inference_discrepancy(Model(), X, verbose=0)
+    expected = np.linalg.norm(X.mean(0)) / np.sqrt(3)
+    np.testing.assert_allclose(found["norm"].mean, expected, rtol=1e-5)
+
+
+def test_other_moving_averages_are_left_alone():
+    class Averaged(keras.layers.Layer):
+        momentum = 0.9
+
+        def build(self, shape):
+            self.moving_mean = self.add_weight(name="mean", shape=shape[-1:], trainable=False)
+            self.moving_variance = self.add_weight(name="var", shape=shape[-1:], trainable=False)
+            self.built = True
+
+        def call(self, inputs):
+            return inputs - tf.convert_to_tensor(self.moving_mean)
+
+    norm = keras.layers.BatchNormalization(name="norm")
+    model = keras.Sequential([keras.Input((3,)), Averaged(), norm])
+    assert list(training_inference_discrepancy(model, X, verbose=0)) == ["norm"]
+
+
+def test_a_model_that_does_not_run_its_layers():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm = keras.layers.BatchNormalization()
+            self.norm.build((None, 3))
+
+        def call(self, inputs, training=None):
+            return inputs
+
+    with pytest.raises(ValueError, match="must run a layer with batch statistics"):
+        StatisticsReference.of(Model(), X, verbose=0)
+
+
+def test_no_batch_is_read_that_is_not_used():
+    read = []
+
+    class Batches:
+        def __iter__(self):
+            for number in range(9):
+                read.append(number)
+                yield X
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization()])
+    training_inference_discrepancy(model, Batches(), steps=2, verbose=0)
+    assert max(read) == 1
