@@ -6,14 +6,25 @@ import tempfile
 
 
 def write_whole(path, content):
-    """Writes bytes beside the path, and then in its place."""
+    """Writes bytes beside the path, and then in its place.
+
+    Raises:
+        OSError: if there is something else than a file that may be written, or no folder for it.
+    """
+    if os.fspath(path).endswith(os.sep):
+        raise IsADirectoryError(f"{path} is a folder, not a file.")
     path = pathlib.Path(os.path.realpath(path))  # A link stays one.
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, not a file.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent}.")
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    if os.path.lexists(path) and not path.is_file():
+        raise FileExistsError(f"{path} is no file that can be replaced.")
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
+    if path.exists() and not mode & 0o222:
+        raise PermissionError(f"{path} is read-only.")
+    # A short name of its own, since that of the path may be as long as names can be.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -22,3 +33,10 @@ def write_whole(path, content):
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _umask():
+    """Which can only be read by setting it."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask

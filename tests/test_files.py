@@ -1,0 +1,42 @@
+"""`write_whole`: all or nothing, and nothing of the user's is lost."""
+
+import os
+
+import pytest
+
+from keras_norms.files import write_whole
+
+
+def test_a_new_file_follows_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_whole(tmp_path / "new", b"content")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new").read_bytes() == b"content"
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_name_as_long_as_names_can_be(tmp_path):
+    write_whole(tmp_path / ("a" * 255), b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["a" * 255]
+
+
+def test_what_is_no_file_to_be_replaced_stays(tmp_path):
+    read_only, pipe, loop = (tmp_path / name for name in ("read_only", "pipe", "loop"))
+    read_only.write_text("mine")
+    read_only.chmod(0o444)
+    os.mkfifo(pipe)
+    loop.symlink_to(loop)
+    before = sorted(tmp_path.iterdir())
+    for path, error, message in (
+        (read_only, PermissionError, "is read-only"),
+        (pipe, FileExistsError, "is no file that can be replaced"),
+        (loop, FileExistsError, "is no file that can be replaced"),
+        (f"{tmp_path}/sub/", IsADirectoryError, "is a folder"),
+        (tmp_path, IsADirectoryError, "is a folder"),
+        (tmp_path / "no" / "file", FileNotFoundError, "there is no folder"),
+    ):
+        with pytest.raises(error, match=message):
+            write_whole(path, b"content")
+    assert sorted(tmp_path.iterdir()) == before and read_only.read_text() == "mine"
