@@ -109,6 +109,13 @@ def test_is_the_definition(rng, kind, axis):
     assert_is(measured(model, dataset, steps=1)["norm"], oracle([x[:3]], *moving, axis=axis), 1)
 
 
+def test_without_a_moving_spread_a_gap_is_infinite():
+    model = model_of(keras.layers.BatchNormalization(name="norm"), [0.0, 0.0], [0.0, 0.0])
+    found = measured(model, X)["norm"]
+    assert found.mean == found.variance == np.inf
+    assert measured(model, np.zeros_like(X))["norm"][:2] == (0.0, 0.0)
+
+
 def test_training_mode_is_what_is_measured(rng):
     """The second layer receives what the first makes of the batch, not of its moving statistics."""
     x = rng.normal(5.0, 3.0, (8, 2)).astype(np.float32)

@@ -161,6 +161,49 @@ def test_frozen_layers_are_left_out_and_another_model_begins_anew(rng):
     assert tid.steps == [1, 2, 3, 4]
 
 
+def test_a_layer_that_runs_in_inference_mode_is_in_no_average(rng):
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.kept = keras.layers.BatchNormalization(name="kept")
+            self.moved = keras.layers.BatchNormalization(name="moved")
+
+        def call(self, inputs, training=None):
+            return self.moved(self.kept(inputs, training=False), training=training)
+
+    x = rng.normal(size=(16, FEATURES)).astype(np.float32)
+    model = Model()
+    model(x[:4])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    tid = keras_norms.callbacks.TrainingInferenceDiscrepancy(every=1)
+    logs = fit(model, x, tid).history
+    assert np.isnan(tid.history["kept"]["mean"]).all()
+    np.testing.assert_allclose(logs["tid_mean"], np.mean(tid.history["moved"]["mean"]), rtol=1e-6)
+
+
+def test_given_twice_it_reads_once(rng):
+    x = rng.normal(size=(16, FEATURES)).astype(np.float32)
+    tid = keras_norms.callbacks.TrainingInferenceDiscrepancy(every=1)
+    model = model_of(keras_norms.BatchNormalization())
+    model.fit(x, x, batch_size=4, verbose=0, callbacks=[tid, tid])
+    assert tid.steps == [1, 2, 3, 4]
+
+
+def test_a_training_that_is_too_short_to_read_is_told(rng):
+    x = rng.normal(size=(8, FEATURES)).astype(np.float32)
+    tid = keras_norms.callbacks.TrainingInferenceDiscrepancy()
+    with pytest.warns(UserWarning, match="nothing was recorded: there were 2 batches, and `every`"):
+        fit(model_of(keras_norms.BatchNormalization()), x, tid)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    folder = tmp_path / "file" / "logs"
+    tid = keras_norms.callbacks.TrainingInferenceDiscrepancy(log_dir=folder)
+    with pytest.raises(ValueError, match="`log_dir` must be a folder that can be written"):
+        fit(model_of(keras_norms.BatchNormalization()), np.ones((8, FEATURES), np.float32), tid)
+
+
 def test_another_model_that_is_not_built_begins_anew(rng):
     x = rng.normal(size=(20, FEATURES)).astype(np.float32)
     tid = keras_norms.callbacks.TrainingInferenceDiscrepancy(every=1)

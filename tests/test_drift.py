@@ -360,6 +360,49 @@ def test_the_callback_rejects(model):
         keras_norms.callbacks.StatisticsDrift("nothing.json", images(4, 1))
 
 
+def test_the_callback_checks_before_anything_is_trained(model):
+    drift = keras_norms.callbacks.StatisticsDrift(reference_of(model), images(4, 1))
+    other = compiled(other_model(keras_norms.BatchNormalization(name="ours")))
+    before = other.get_weights()
+    with pytest.raises(ValueError, match="must be of the model"):
+        other.fit(images(4, 1), images(4, 1), verbose=0, callbacks=[drift])
+    for one, after in zip(before, other.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, after)
+
+
+def test_the_callback_given_twice_compares_once(model):
+    live = images(64, 5)
+    drift = keras_norms.callbacks.StatisticsDrift(reference_of(model), live)
+    targets = np.zeros((64, 2), np.float32)
+    compiled(model).fit(live, targets, epochs=2, verbose=0, callbacks=[drift, drift])
+    model.evaluate(live, targets, verbose=0, callbacks=[drift, drift])
+    assert len(drift.history) == 3
+
+
+def test_constant_channels_without_epsilon_are_equal():
+    layer = keras.layers.BatchNormalization(epsilon=0.0, name="norm")
+    model = keras.Sequential([keras.Input((2,)), layer])
+    x = np.random.default_rng(1).normal(size=(50, 2)).astype(np.float32)
+    x[:, 0] = 3.0
+    reference = reference_of(model, x)
+    np.testing.assert_array_equal(compared(reference, model, x).by_channel["norm"], 0.0)
+    x[:, 0] = 4.0
+    assert compared(reference, model, x).by_channel["norm"][0] == np.inf
+
+
+def test_what_a_drift_says_of_itself(model):
+    poisoned = images(96, 7)
+    poisoned[32:64] *= 9.0
+    drift = compared(reference_of(model), model, poisoned)
+    index, value = drift.worst_batch
+    assert index == 1 and value == max(values[1] for values in drift.by_batch.values())
+    assert repr(drift).startswith("<Drift psi: ") and "above 0.25" in repr(drift)
+    assert len(drift.ranked(0)) == 0 and len(drift.ranked(3)) == 3
+    for count in (-1, "all", 1.5):
+        with pytest.raises(ValueError, match="^Drift.ranked: `count` must be None or an int"):
+            drift.ranked(count)
+
+
 def test_the_model_is_as_before(model):
     weights = model.get_weights()
     compared(reference_of(model), model, images(40, 1))

@@ -1,13 +1,18 @@
 """`keras-norms inspect`: exit codes, what it prints and writes, and what it refuses."""
 
+import importlib
 import json
+import subprocess
+import sys
+import types
 
 import numpy as np
 import pytest
 
 import keras_norms
 from keras_norms import cli
-from keras_norms.layers.keras_api import keras
+from keras_norms.inspection import read_npz
+from keras_norms.layers.keras_api import IS_KERAS_3, keras
 
 
 @pytest.fixture
@@ -48,12 +53,89 @@ def test_record_then_inspect(files, capsys):
     assert run(files, "shifted.npz", "--threshold", "1000") == 0
 
 
+def test_the_verdict_is_printed(files, capsys):
+    """To a file, in lines that are not broken."""
+    run(files, "clean.npz", "--record")
+    capsys.readouterr()
+    assert run(files, "shifted.npz", "--tolerate", "0.9") == 0
+    assert "within the share of 0.9" in capsys.readouterr().out
+    assert run(files, "shifted.npz") == 1
+    printed = capsys.readouterr().out
+    assert "This is more than the share of 0 to be tolerated." in printed
+    assert "reference stddev" in printed
+
+
+def test_a_layer_of_a_module_that_is_imported(files, monkeypatch, capsys):
+    module = files / "layers_of_mine.py"
+    module.write_text(
+        "from keras_norms.layers.keras_api import keras\n\n\n"
+        "@keras.utils.register_keras_serializable('mine')\n"
+        "class Doubled(keras.layers.Layer):\n"
+        "    def call(self, inputs):\n"
+        "        return 2 * inputs\n"
+    )
+    monkeypatch.chdir(files)
+    monkeypatch.syspath_prepend(files)
+    doubled = importlib.import_module("layers_of_mine").Doubled()
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, keras.layers.BatchNormalization()(doubled(inputs)))
+    model.save(files / "own.keras")
+    script = (
+        "import sys; from keras_norms import cli; "
+        "sys.exit(cli.main(['inspect', 'own.keras', '--data', 'clean.npz', '--record']"
+        " + sys.argv[1:]))"
+    )
+    statuses = [
+        subprocess.run([sys.executable, "-c", script, *more], capture_output=True).returncode
+        for more in ([], ["--import", "layers_of_mine"])
+    ]
+    assert statuses == [2, 0]
+    assert run(files, "clean.npz", "--import", "no_such_module", model="own.keras") == 2
+    assert "no_such_module" in capsys.readouterr().err
+
+
+def test_a_model_that_was_trained_on(files, capsys):
+    run(files, "clean.npz", "--record")
+    model = keras.models.load_model(files / "model.keras")
+    model.set_weights([1.1 * weight for weight in model.get_weights()])
+    model.save(files / "model.keras")
+    assert run(files, "clean.npz") == 2
+    assert "--other-weights" in capsys.readouterr().err
+    assert run(files, "clean.npz", "--other-weights") == 0
+
+
+@pytest.mark.parametrize("target", ["model.keras", "clean.npz"])
+def test_record_overwrites_neither_model_nor_data(files, capsys, target):
+    before = (files / target).read_bytes()
+    assert run(files, "clean.npz", "--record", "--reference", files / target) == 2
+    assert "--reference must be a file of its own" in capsys.readouterr().err
+    assert (files / target).read_bytes() == before
+
+
+def test_a_model_without_weights(files, capsys, monkeypatch):
+    unbuilt = keras.Sequential([keras.layers.Dense(2), keras.layers.BatchNormalization()])
+    monkeypatch.setattr(keras.models, "load_model", lambda *_, **__: unbuilt)
+    assert run(files, "clean.npz", "--record") == 2
+    assert "was saved before the model had weights" in capsys.readouterr().err
+    assert not (files / "model.statistics.json").exists()
+
+
+def test_a_colon_in_a_name_is_part_of_it_in_keras_3(files):
+    tensors = [types.SimpleNamespace(name=name) for name in ("a:1", "b:1")]
+    model = types.SimpleNamespace(inputs=tensors)
+    names = ["a:1", "b:1"] if IS_KERAS_3 else ["a", "b"]
+    np.savez(files / "named.npz", **{name: np.full(3, i) for i, name in enumerate(names)})
+    for number, array in enumerate(read_npz(files / "named.npz", model)):
+        np.testing.assert_array_equal(array, number)
+
+
 def test_json_is_for_programs(files, capsys):
     run(files, "clean.npz", "--record")
     capsys.readouterr()
     assert run(files, "shifted.npz", "--json", "--measure", "kl", "--threshold", "1") == 1
     found = json.loads(capsys.readouterr().out)
     assert found["measure"] == "kl" and found["channels"] == 10
+    assert found["worst_batch"]["value"] > 0.5 and 0 <= found["worst_batch"]["index"] < 13
     worst = found["drifted"][0]
     assert (worst["layer"], worst["channel"]) == ("first", 2)
     np.testing.assert_allclose(worst["mean"] - worst["reference_mean"], 3.0, rtol=1e-3)
@@ -120,6 +202,7 @@ def test_names_that_others_take_for_markup(files, capsys):
         ("report is a file", (), "--report must be a folder"),
         (None, ("--record",), "so there is no --report"),
         (None, ("--tolerate", "2"), "--tolerate must be a share"),
+        (None, ("--top", "-1"), "--top must be at least 0"),
         (None, ("--threshold", "-1"), "`threshold` must be a finite number"),
         (None, ("--batch-size", "0"), "`batch_size` must be a positive int"),
     ],

@@ -86,17 +86,31 @@ class StatisticsDrift(keras.callbacks.Callback):
         self._batches = InputBatches(data, batch_size, steps, OWNER)
         self._statistics, self._compared, self._warned = None, None, False
 
+    def on_train_begin(self, logs=None):
+        self._check()
+
     def on_epoch_begin(self, epoch, logs=None):
         self._is_done = False
 
+    def on_test_begin(self, logs=None):
+        self._check()
+        self._is_done = False
+
+    def _check(self):
+        """Before anything is trained."""
+        if self.model.built:
+            self.reference.check_is_of(self.model, same_weights=False)
+
     def on_test_end(self, logs=None):
-        self._compare("an evaluation")
+        if not self._is_done:  # Given twice, it is told twice.
+            self._compare("an evaluation")
         self._is_done = True
         self._add_to(logs)
 
     def on_epoch_end(self, epoch, logs=None):
         if not self._is_done:  # Where `fit` has evaluated, that was this epoch's.
             self._compare(f"epoch {epoch + 1}")
+        self._is_done = True
         self._add_to(logs)
 
     def _add_to(self, logs):
@@ -119,8 +133,8 @@ class StatisticsDrift(keras.callbacks.Callback):
                 f"{c.channel} of '{c.layer}' ({c.value:.3g})" for c in drift.drifted[:3]
             )
             warnings.warn(
-                f"{OWNER}: after {when} {drift.share:.1%} of the channels have a {self.measure} "
-                f"above {self.threshold:g}. The worst: channel {worst}.",
+                f"{OWNER}: after {when} {100 * drift.share:.2g} % of the channels have a "
+                f"{self.measure} above {self.threshold:g}. The worst: channel {worst}.",
                 stacklevel=2,
             )
         self._warned = is_outside

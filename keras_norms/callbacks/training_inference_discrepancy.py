@@ -3,6 +3,7 @@
 import importlib.util
 import numbers
 import os
+import warnings
 
 import numpy as np
 import tensorflow as tf
@@ -36,7 +37,8 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
     On several replicas it is the average over them, and of a layer that is called several times
     in a step it is a mixture. What `max_update` or `unbiased_moving_variance` change in what
     enters, they change here. Layers that are frozen or have a momentum of 1 do not move, and
-    are left out.
+    are left out; where a layer runs in inference mode all the same, its values are NaN, and
+    it is in no average.
 
     Use it to see whether inference will go wrong while there is time: a TID that stays large says
     so. Not with `steps_per_execution` above 1, where single updates cannot be told apart. The same
@@ -99,8 +101,17 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
         if self.model is not self._watched:
             self._begin_anew({})
             self._watched = self.model
+        at_once = getattr(self.model, "steps_per_execution", 1)  # Public in Keras 3 only.
+        if isinstance(at_once, int) and at_once > 1:
+            self._refuse(at_once)
         if self.model.built:
             self._find_layers()
+
+    def _refuse(self, batches):
+        raise ValueError(
+            f"{OWNER}: updates of single batches must be seen, with `steps_per_execution=1`. "
+            f"Received: {batches} batches at once."
+        )
 
     def _find_layers(self):
         """Keras 2 builds models in their first step, so it may be too early before."""
@@ -123,6 +134,12 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
             self._read = tf.function(self._stored, autograph=False)
             self._measure = tf.function(self._measured, autograph=False)
         if self.log_dir is not None and self._writer is None:
+            try:
+                os.makedirs(self.log_dir, exist_ok=True)
+            except OSError as error:
+                raise ValueError(
+                    f"{OWNER}: `log_dir` must be a folder that can be written. Received: {error}."
+                ) from error
             self._writer = tf.summary.create_file_writer(os.fspath(self.log_dir))
 
     def _begin_anew(self, layers):
@@ -139,8 +156,10 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
         for layer, old, new in zip(self._layers.values(), stored, self._stored(), strict=True):
             momentum = layer.momentum
             entered = [(b - momentum * a) / (1.0 - momentum) for a, b in zip(old, new, strict=True)]
+            has_moved = tf.reduce_any(tf.stack(old) != tf.stack(new))
             batch, old, new = (mean_and_variance(layer, s) for s in (entered, old, new))
-            ratios.append(ratios_of_norms(*batch, *old))
+            of_layer = tf.convert_to_tensor(ratios_of_norms(*batch, *old))
+            ratios.append(tf.where(has_moved, of_layer, np.nan))
             by_channel.append(ratios_by_channel(*batch, *new, layer.epsilon))
         return tf.convert_to_tensor(ratios), by_channel
 
@@ -154,15 +173,13 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if batch != self._first:
-            raise ValueError(
-                f"{OWNER}: updates of single batches must be seen, with `steps_per_execution=1`. "
-                f"Received: {batch - self._first + 1} batches at once."
-            )
+            self._refuse(batch - self._first + 1)
         self._batches = self._before + batch + 1
         if self._found is None:
             self._find_layers()
         if self._old is not None:
             self._record(*self._measure(self._old))
+            self._old = None  # Given twice, it is told twice.
         self._add_to(logs, slice(-1, None))
 
     def _record(self, ratios, by_channel):
@@ -179,8 +196,9 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
     def _add_to(self, logs, readings):
         if logs is not None and self.steps[readings]:
             for kind in ("mean", "variance"):
-                values = [kept[kind][readings] for kept in self.history.values()]
-                logs[f"tid_{kind}"] = float(np.mean(values))
+                values = np.array([kept[kind][readings] for kept in self.history.values()])
+                values = values[~np.isnan(values)]
+                logs[f"tid_{kind}"] = float(np.mean(values)) if values.size else np.nan
 
     def on_epoch_end(self, epoch, logs=None):
         self._add_to(logs, slice(self._epoch_begin, None))
@@ -193,6 +211,12 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
         self._writer.flush()
 
     def on_train_end(self, logs=None):
+        if self._batches and not self.steps:
+            warnings.warn(
+                f"{OWNER}: nothing was recorded: there were {self._batches} batches, and `every` "
+                f"is {self.every}.",
+                stacklevel=2,
+            )
         if self._writer is not None:
             self._writer.close()
             self._writer = None

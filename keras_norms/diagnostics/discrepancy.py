@@ -25,7 +25,8 @@ class Discrepancy(NamedTuple):
         mean: `E_B[||mean_B - moving_mean||] / ||moving_stddev||`, norms over channels.
         variance: `E_B[||stddev_B - moving_stddev||] / ||moving_stddev||`.
         channel_mean: `E_B[|moving_mean - mean_B| / stddev_B]`, of shape `(channels,)`. Its average
-            is what the authors' code logs.
+            is what the authors' code logs. Here and below `stddev_B` in the denominator is at
+            least `sqrt(epsilon)` of the layer, the least that it divides by.
         channel_variance: `E_B[|moving_stddev / stddev_B - 1|]`.
         batches: how many batches there were. Each virtual batch is one.
     """
@@ -124,8 +125,7 @@ def ratios_of_norms(mean, variance, moving_mean, moving_variance):
     stddev, moving_stddev = tf.sqrt(variance), tf.sqrt(moving_variance)
     norm = tf.norm(moving_stddev, axis=-1)
     return tuple(
-        tf.math.divide_no_nan(tf.norm(gap, axis=-1), norm)
-        for gap in (mean - moving_mean, stddev - moving_stddev)
+        _ratio(tf.norm(gap, axis=-1), norm) for gap in (mean - moving_mean, stddev - moving_stddev)
     )
 
 
@@ -134,9 +134,14 @@ def ratios_by_channel(mean, variance, moving_mean, moving_variance, epsilon):
     # The least that the layer would divide by: a channel that is constant is no discrepancy.
     stddev = tf.sqrt(tf.maximum(variance, epsilon))
     return tuple(
-        tf.math.divide_no_nan(tf.abs(gap), stddev)
+        _ratio(tf.abs(gap), stddev)
         for gap in (mean - moving_mean, tf.sqrt(variance) - tf.sqrt(moving_variance))
     )
+
+
+def _ratio(gap, scale):
+    """0 where there is no gap, infinite where there is one and no scale."""
+    return tf.where(gap == 0.0, tf.zeros_like(gap), gap / scale)
 
 
 def _sums_over_batches(call, moving_mean, moving_variance):

@@ -1,5 +1,6 @@
 """How far statistics of live data are from those of a reference, channel by channel."""
 
+import numbers
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,13 @@ def divergence(measure, mean, variance, reference_mean, reference_variance):
         else:
             between = square * (1.0 / reference_variance + 1.0 / variance)
             value = 0.5 * (ratio + 1.0 / ratio - 2.0 + between)
-    return np.where(np.isfinite(value), value, np.inf)
+    # Also where there is no spread at all, and 0 / 0.
+    is_same = (mean == reference_mean) & (variance == reference_variance)
+    return np.where(is_same, 0.0, np.where(np.isfinite(value), value, np.inf))
+
+
+def _is_count(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 0
 
 
 class ChannelDrift(NamedTuple):
@@ -60,6 +67,10 @@ class Drift:
         Args:
             count: how many at most. Defaults to `None`, all.
         """
+        if count is not None and not _is_count(count):
+            raise ValueError(
+                f"Drift.ranked: `count` must be None or an int, at least 0. Received: {count!r}."
+            )
         layers = np.repeat(list(self.by_channel), [len(v) for v in self.by_channel.values()])
         channels = np.concatenate([np.arange(len(v)) for v in self.by_channel.values()])
         values = np.concatenate(list(self.by_channel.values()))
@@ -94,18 +105,35 @@ class Drift:
         """The average of the measure over all channels."""
         return float(np.mean(np.concatenate(list(self.by_channel.values()))))
 
+    @property
+    def worst_batch(self):
+        """The index from 0 of the batch that is farthest, and its value in its worst layer."""
+        worst = np.max(list(self.by_batch.values()), axis=0)
+        index = int(np.argmax(worst))
+        return index, float(worst[index])
+
     def to_json(self):
-        """What a pipeline needs, of JSON types. Infinite values are None."""
-        worst = [
-            {k: v if isinstance(v, (str, int)) or np.isfinite(v) else None for k, v in c.items()}
-            for c in (channel._asdict() for channel in self.drifted)
-        ]
-        average = self.average
+        """What a pipeline needs, of JSON types, all drifted channels. Infinite values are None."""
+
+        def finite(value):
+            return value if isinstance(value, (str, int)) or np.isfinite(value) else None
+
+        index, value = self.worst_batch
         return {
             "measure": self.measure,
             "threshold": float(self.threshold),
             "channels": self.channels,
             "share": self.share,
-            "average": average if np.isfinite(average) else None,
-            "drifted": worst,
+            "average": finite(self.average),
+            "worst_batch": {"index": index, "value": finite(value)},
+            "drifted": [
+                {name: finite(value) for name, value in channel._asdict().items()}
+                for channel in self.drifted
+            ],
         }
+
+    def __repr__(self):
+        return (
+            f"<Drift {self.measure}: {len(self.drifted)} of {self.channels} channels above "
+            f"{self.threshold:g}, average {self.average:.3g}>"
+        )

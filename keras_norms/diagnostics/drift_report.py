@@ -11,6 +11,7 @@ from keras_norms.files import write_whole
 
 SHOWN_LAYERS = 8  # As many trajectories as can be told apart by colour.
 SHOWN_CHANNELS = 50
+LONGEST_NAME = 28  # In the picture. The page has them whole.
 
 
 def write_report(drift, folder, title):
@@ -61,8 +62,9 @@ def figure(drift, title):
     shown = np.clip(cells, limits.vmin, limits.vmax)
     image = top.imshow(shown, norm=limits, cmap="RdYlBu_r", aspect="auto", interpolation="nearest")
     top.set_facecolor("0.85")
-    top.set_yticks(range(len(layers)), map(_literal, layers), fontsize=8)
-    top.set_xlabel("channel (grey: the layer has no more)")
+    top.set_yticks(range(len(layers)), map(_label, layers), fontsize=8)
+    top.xaxis.get_major_locator().set_params(integer=True)
+    top.set_xlabel("channel" + " (grey: the layer has no more)" * bool(np.isnan(cells).any()))
     top.set_title(f"{drift.measure} by layer and channel, over all data", fontsize=10)
     bar = canvas.colorbar(image, ax=top, extend="both", pad=0.01)
     bar.ax.axhline(middle, color="black", linewidth=1.5)
@@ -74,21 +76,33 @@ def figure(drift, title):
 
 def _draw_trajectories(axes, drift):
     worst = sorted(drift.by_batch, key=lambda name: -np.max(drift.by_batch[name]))[:SHOWN_LAYERS]
+    is_finite = True
     for name, values in drift.by_batch.items():
         finite = np.where(np.isfinite(values), values, np.nan)
         batches = np.arange(1, len(values) + 1)
         if name in worst:
-            axes.plot(batches, finite, marker=".", linewidth=1.2, label=_literal(name))
+            axes.plot(batches, finite, marker=".", linewidth=1.2, label=_label(name))
         else:
             axes.plot(batches, finite, color="0.8", linewidth=0.8, zorder=1)
         for batch in batches[~np.isfinite(values)]:
             axes.axvline(batch, color="red", linewidth=1)
+            is_finite = False
     axes.axhline(drift.threshold, color="black", linestyle="--", linewidth=1, label="threshold")
     axes.set_yscale("log")
+    # As in the heat map: what is far below the threshold is all the same.
+    axes.set_ylim(bottom=max(drift.threshold, 1e-6) / 100)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel("batch of the live data (red line: not finite)")
+    axes.set_xlabel("batch of the live data, from 1" + " (red line: not finite)" * (not is_finite))
     axes.set_title(f"{drift.measure} of each batch, average over channels", fontsize=10)
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=5)
+
+
+def _label(name):
+    """A layer's name, with the middle left out where it is long: the end tells layers apart."""
+    if len(name) > LONGEST_NAME:
+        half = LONGEST_NAME // 2
+        name = f"{name[: half - 1]}…{name[-half:]}"
+    return _literal(name)
 
 
 def _literal(text):
@@ -99,13 +113,13 @@ def _literal(text):
 def page(drift, picture, title):
     """The HTML, with the picture in it."""
     rows = "\n".join(
-        f'<tr class="{"bad" if c.value > drift.threshold else ""}"><td>{html.escape(c.layer)}</td>'
+        f"<tr{' class=bad' * (c.value > drift.threshold)}><td>{html.escape(c.layer)}</td>"
         + "".join(f"<td>{value:.4g}</td>" for value in c[1:])
         + "</tr>"
         for c in drift.ranked(SHOWN_CHANNELS)
     )
-    names = ("layer", "channel", drift.measure, "mean", "stddev", "reference mean", "stddev")
-    head = "".join(f"<th>{name}</th>" for name in names)
+    head = "".join(f"<th>{name}</th>" for name in columns(drift))
+    count = f"{SHOWN_CHANNELS}" if drift.channels > SHOWN_CHANNELS else f"all {drift.channels}"
     image = base64.b64encode(picture).decode()
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
@@ -120,16 +134,24 @@ td:first-child, th:first-child {{ text-align: left }}
 <h1>{html.escape(title)}</h1>
 <p>{summary(drift)}</p>
 <img alt="heat map and trajectories" src="data:image/png;base64,{image}">
-<h2>The {min(SHOWN_CHANNELS, drift.channels)} channels that differ most</h2>
+<h2>Channels, {count}, those that differ most first</h2>
 <table><tr>{head}</tr>
 {rows}
 </table></body></html>
 """
 
 
+def columns(drift):
+    """The headings of a table of channels."""
+    measured = "live mean", "live stddev", "reference mean", "reference stddev"
+    return "layer", "channel", drift.measure, *measured
+
+
 def summary(drift):
-    """One sentence."""
+    """Two sentences."""
+    batch, value = drift.worst_batch
     return (
-        f"{len(drift.drifted)} of {drift.channels} channels ({drift.share:.1%}) have a "
-        f"{drift.measure} above {drift.threshold:g}; the average is {drift.average:.3g}."
+        f"{len(drift.drifted)} of {drift.channels} channels ({100 * drift.share:.2g} %) have a "
+        f"{drift.measure} above {drift.threshold:g}; the average is {drift.average:.3g}. The batch "
+        f"that is farthest is number {batch + 1}, with {value:.3g} in its worst layer."
     )

@@ -71,6 +71,11 @@ class StatisticsReference:
         batches = InputBatches(data, batch_size, steps, OWNER)
         batches.build(model)
         collected = ActivationStatistics(model, OWNER).collect(batches, verbose)
+        if not collected:
+            raise ValueError(
+                f"{OWNER}: the model must run a layer with batch statistics. Received: "
+                f"{type(model).__name__} '{model.name}', which runs none of its own."
+            )
         layers = {}
         for name, parts in collected.items():
             count, mean, variance = merged(parts)
@@ -201,7 +206,7 @@ class StatisticsReference:
         if same_weights and weights_hash(model) != self._weights:
             raise ValueError(
                 f"{rule}, with the same weights. Received: one of other weights; make it anew "
-                "after each training, or compare with `same_weights=False`."
+                "after each training, or compare with `same_weights=False` (`--other-weights`)."
             )
 
     def drift_of(self, model, collected, measure, threshold):

@@ -1,5 +1,7 @@
 """Regularized batch normalization: a penalty on the gap between training and inference."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -103,7 +105,7 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
             require(self, self._owner, f"`{name}` must be finite", name, _is_no_infinity)
         for name, known in (("penalty", PENALTIES), ("penalty_uses", TARGETS)):
             rule = f"`{name}` must be one of {', '.join(map(repr, known))}"
-            require(self, self._owner, rule, name, lambda value, known=known: value in known)
+            require(self, self._owner, rule, name, functools.partial(_is_one_of, known))
         keep_losses_per_thread(self)
 
     @staticmethod
@@ -128,6 +130,11 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
             raise ValueError(
                 f"weight_of_token_sum: `weight` must be a finite number, at least 0. "
                 f"Received: weight={weight!r}."
+            )
+        if not is_number(weight / tokens, 0):
+            raise ValueError(
+                "weight_of_token_sum: the quotient must be finite. "
+                f"Received: weight={weight!r}, tokens={tokens!r}."
             )
         return weight / tokens
 
@@ -199,6 +206,10 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
             "penalty": self.penalty,
             "penalty_uses": self.penalty_uses,
         }
+
+
+def _is_one_of(known, value):
+    return isinstance(value, str) and value in known
 
 
 def _is_no_infinity(value):

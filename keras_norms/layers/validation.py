@@ -1,6 +1,7 @@
 """Arguments that layers accept, checked at construction, one sentence a rule."""
 
 import numbers
+import sys
 import warnings
 
 import numpy as np
@@ -191,9 +192,9 @@ def _is_axis(value):
 
 
 def is_number(value, low, high=float("inf")):
-    """Whether `value` is a finite real number in [low, high]."""
+    """Whether `value` is a real number in [low, high] that a float can hold."""
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_real and low <= value <= high and value < float("inf")
+    return is_real and low <= value <= high and value <= sys.float_info.max
 
 
 def _is_positive_or_none(value):

@@ -347,6 +347,8 @@ def test_value_and_gradient_do_not_depend_on_the_replicas(rng, replicas, custom)
         (dict(variance_weight=float("nan")), "`variance_weight` must be a number"),
         (dict(penalty="l2"), "`penalty` must be one of 'variance_l1', 'stddev_l2'.*'l2'"),
         (dict(penalty_uses=None), "`penalty_uses` must be one of 'updated', 'previous'.*None"),
+        (dict(penalty=np.array(["a", "b"])), "`penalty` must be one of"),
+        (dict(mean_weight=10**400), "`mean_weight` must be"),
         (dict(momentum=1.5), "`momentum` must be a number in"),
     ],
 )
