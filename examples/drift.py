@@ -27,7 +27,7 @@ from drift_report import report
 from drift_streams import normalization, percent, poison
 from experiment import add_options, check_options, exit_status, progress_bars, tf
 from images import require
-from results import plain, write
+from results import plain, read_json, write
 from scipy.ndimage import gaussian_filter
 from small_batches import course, epoch_of, evaluation_of, network, read_images
 from small_batches_protocol import SETTINGS
@@ -62,7 +62,10 @@ def measure_and_report(options, console):
         found = measure(options, console)
         write(path, json.dumps(found, indent=1) + "\n")
     require(path.is_file(), f"there is no file {path} to make a report of.")
-    report(json.loads(path.read_text()), options.out, console)
+    found = read_json(path)
+    names = {"size", "seconds", "clean", "scaled", "corrupted", "poisoned"}
+    require(found.keys() == names, f"{path} is no file of results.")
+    report(found, options.out, console)
 
 
 def check(options):

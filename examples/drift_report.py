@@ -1,7 +1,5 @@
 """The report of `drift.py`: what was to be shown, tables, and curves."""
 
-import os
-
 import numpy as np
 from drift_protocol import (
     ADDED,
@@ -22,7 +20,15 @@ from drift_protocol import (
     STREAMS,
 )
 from matplotlib.figure import Figure
-from results import markdown_table, mean_and_error, print_table, reading, versions, write
+from results import (
+    markdown_table,
+    mean_and_error,
+    print_table,
+    reading,
+    save_figure,
+    versions,
+    write,
+)
 
 CLEAN, UNBOUNDED, *BOUNDED = STREAMS
 
@@ -159,9 +165,7 @@ def plot_streams(runs, path):
 def save(figure, panels, path):
     for panel in panels.flat:
         panel.grid(alpha=0.3)
-    beside = path.with_suffix(".tmp.png")
-    figure.savefig(beside, dpi=110)
-    os.replace(beside, path)
+    save_figure(figure, path)
 
 
 # The page.
@@ -209,7 +213,7 @@ def markdown(found, kept):
         f"{'s' * (size['threads'] > 1)}, while other work ran; {versions()}.",
     ]
     text = "\n\n".join(part.strip("\n") for part in parts) + "\n"
-    return text + (f"\n## Reading\n{kept}" if kept else "")
+    return text + (f"\n{kept}" if kept else "")
 
 
 def sentence(claim):

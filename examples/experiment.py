@@ -27,26 +27,32 @@ def check_options(options, positive, names=()):
 
     Args:
         options: the parsed ones.
-        positive: which numbers must be above 0, beside `threads`.
+        positive: which numbers must be above 0.
         names: of options with several names: what one is, those given, those there are.
     """
     for what, given, known in names:
         for name in given:
             require(name in known, f"there is no {what} {name}; there are {', '.join(known)}.")
-    for name in (*positive, "threads"):
+    for name in positive:
         value = getattr(options, name)
         sentence = f"--{name.replace('_', '-')} must be positive and finite, but is {value}."
         require(0 < value < float("inf"), sentence)
     require(min(options.seeds) >= 0, f"a seed must be at least 0, but one is {min(options.seeds)}.")
+    most = max(options.seeds)
+    require(most < 2**32, f"a seed must be below 2^32, but one is {most}.")
     require(not options.out.is_file(), f"{options.out} is a file, not a folder.")
 
 
 def exit_status(script, work, options):
     """Calls `work(options, console)`: 0, or 2 after a sentence about bad input."""
     tf.get_logger().setLevel("ERROR")
-    tf.config.threading.set_intra_op_parallelism_threads(max(1, options.threads))
-    tf.config.threading.set_inter_op_parallelism_threads(max(1, options.threads))
     try:
+        require(
+            0 < options.threads <= 1024,
+            f"--threads must be from 1 to 1024, but is {options.threads}.",
+        )
+        tf.config.threading.set_intra_op_parallelism_threads(options.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(options.threads)
         work(options, Console())
     except (BadInput, OSError) as error:
         print(f"{script}: {error}", file=sys.stderr)

@@ -1,13 +1,17 @@
 """Results of experiments: a file that several processes add to, and what reports say of it."""
 
 import fcntl
+import io
 import json
 import os
+import re
 from importlib import metadata
 
 import numpy as np
 from images import BadInput, quiet, require
 from rich.table import Table
+
+from keras_norms.files import write_whole
 
 with quiet():
     import tensorflow as tf
@@ -28,11 +32,10 @@ class Results:
     def read(self):
         if not self.path.exists():
             return {"size": self.size, "runs": {}}
-        try:
-            content = json.loads(self.path.read_text())
-            size, _ = content["size"], content["runs"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{self.path} is no file of results.") from error
+        content = read_json(self.path)
+        size = content.get("size")
+        is_whole = isinstance(size, dict) and isinstance(content.get("runs"), dict)
+        require(is_whole and self.are_runs(content["runs"]), f"{self.path} is no file of results.")
         changed = [
             f"{name} {value}" for name, value in size.items() if value != self.size.get(name)
         ]
@@ -56,6 +59,15 @@ class Results:
             os.close(folder)
 
     @staticmethod
+    def are_runs(runs):
+        """Whether they look like what `add` wrote; a training's key ends in its seed."""
+        return all(
+            isinstance(run, dict)
+            and ("/" not in key or (key.rpartition("/")[2].isdecimal() and "seconds" in run))
+            for key, run in runs.items()
+        )
+
+    @staticmethod
     def key(*parts):
         """Of a run, setting, method and seed for example."""
         return "/".join(map(str, parts))
@@ -67,11 +79,25 @@ def plain(scalar):
     return value if np.isfinite(value) else None
 
 
+def read_json(path):
+    """What is to be a JSON object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{path} is no file of results.") from error
+    require(isinstance(content, dict), f"{path} is no file of results.")
+    return content
+
+
 def write(path, text):
     """Beside the path first, and then in its place."""
-    beside = path.with_suffix(".tmp")
-    beside.write_text(text)
-    os.replace(beside, path)
+    write_whole(path, text.encode())
+
+
+def save_figure(figure, path):
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    write_whole(path, file.getvalue())
 
 
 def mean_and_error(values):
@@ -114,7 +140,12 @@ def versions():
 
 
 def reading(path):
-    """What the author wrote below `## Reading` in a report, to be kept."""
+    """What the author wrote in a report, from `## Reading` on, to be kept."""
     if not path.exists():
         return ""
-    return path.read_text().partition("\n## Reading\n")[2]
+    try:
+        text = path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise BadInput(f"{path} is not UTF-8, so it is not replaced.") from error
+    found = re.search(r"^## Reading\b.*", text, re.DOTALL | re.MULTILINE)
+    return found[0] if found else ""

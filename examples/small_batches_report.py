@@ -1,7 +1,6 @@
 """The report of `small_batches.py`: a table, curves, and what they say of the claims."""
 
 import collections
-import os
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,6 +11,7 @@ from results import (
     mean_and_error,
     print_table,
     reading,
+    save_figure,
     versions,
     write,
 )
@@ -145,9 +145,7 @@ def plot(curves, metric, path):
     labels = [label for label in (*COLORS, "BN over all 64 images") if label in handles]
     lines = [handles[label] for label in labels]
     figure.legend(lines, labels, loc="outside upper center", ncols=len(labels), frameon=False)
-    beside = path.with_suffix(".tmp.png")
-    figure.savefig(beside, dpi=110)
-    os.replace(beside, path)
+    save_figure(figure, path)
 
 
 def band(by_seed, metric):
@@ -205,4 +203,4 @@ def markdown(content, header, rows, claims, curves, kept):
             "Bands are one standard error over seeds. There is no loss where a training diverged."
         ]
     text = "\n\n".join(part.strip("\n") for part in parts) + "\n"
-    return text + (f"\n## Reading\n{kept}" if kept else "")
+    return text + (f"\n{kept}" if kept else "")

@@ -36,8 +36,9 @@ from text_training import (
     add_text_options,
     batched,
     check_text_options,
+    first_of,
     fit,
-    pilot,
+    read_lines,
     runs_of,
     vectorizer,
 )
@@ -56,6 +57,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     most = "to train on, default %(default)s, all"
     parser.add_argument("--sentences", type=int, default=6920, help=most)
+    parser.add_argument("--pilot", action="store_true", help="one run for each of RBN's weights")
     add_text_options(parser, "train.tsv, dev.tsv and test.tsv", epochs=6, seeds=[1, 2, 3, 4, 5])
     return parser.parse_args()
 
@@ -82,9 +84,8 @@ def train_and_report(options, console):
 
 def read_sentences(path):
     """The sentences and labels of a file."""
-    require(path.is_file(), f"there is no file {path}.")
     texts, labels = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         text, tab, label = line.rpartition("\t")
         require(
             tab and text.strip() and label in ("0", "1"),
@@ -92,7 +93,7 @@ def read_sentences(path):
         )
         texts.append(text)
         labels.append(int(label))
-    require(texts, f"{path} is empty.")
+    require(len(texts) > 1, f"{path} must have at least 2 sentences, but has {len(texts)}.")
     return texts, np.array(labels, np.int32)
 
 
@@ -103,11 +104,7 @@ class Sentences:
         self.train, self.dev, self.test = (
             read_sentences(folder / f"{part}.tsv") for part in ("train", "dev", "test")
         )
-        self.train = tuple(values[:sentences] for values in self.train)
-        require(
-            len(self.train[0]) >= BATCH,
-            f"{len(self.train[0])} sentences to train on are not a batch of {BATCH}.",
-        )
+        self.train = tuple(first_of(values, sentences, "--sentences") for values in self.train)
         self.vectorize = vectorizer(self.train[0], SIZES)
 
     def batches(self, part, seed=None):
@@ -160,11 +157,12 @@ def train_all(options, results, console):
 def try_weights(options, console):
     sentences = Sentences(options.data, options.sentences)
 
-    def train_one(order, weights):
-        data = sentences, sentences.dev, options.epochs
-        return train(order, "RBN", weights, PILOT_SEED, *data)[1]
-
-    pilot(options.orders, PILOT_WEIGHTS, train_one, accuracy_of, console)
+    for order in options.orders:
+        for name, weights in PILOT_WEIGHTS.items():
+            data = sentences, sentences.dev, options.epochs
+            _, run = train(order, "RBN", weights, PILOT_SEED, *data)
+            tids = ", ".join(f"{run[f'final_tid_{kind}']:.4f}" for kind in ("mean", "variance"))
+            console.print(f"{order}, weights {name}: {accuracy_of(run)}, TID {tids}")
 
 
 def accuracy_of(run):

@@ -1,7 +1,6 @@
 """The reports of the experiments on texts: a table, curves, and what they say of the claims."""
 
 import dataclasses
-import os
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,6 +11,7 @@ from results import (
     mean_and_error,
     print_table,
     reading,
+    save_figure,
     versions,
     write,
 )
@@ -74,7 +74,7 @@ def report(experiment, content, out, console):
     found = claims(runs) + drift_claims(drift)
     parts = experiment, content, header, rows, found, figures + drift_table(drift)
     kept = reading(path)
-    write(path, markdown(*parts) + (f"\n## Reading\n{kept}" if kept else ""))
+    write(path, markdown(*parts) + (f"\n{kept}" if kept else ""))
     console.print(f"Report: {path}")
 
 
@@ -129,13 +129,13 @@ def claims(runs):
     for order, title in ORDERS.items():
         for kind in ("mean", "variance"):
             values = differences(runs, (order, "RBN"), (order, "BN"), f"final_tid_{kind}")
+            claim = f"* {title}, {kind} TID of RBN below that of BN"
             if len(values) > 1:
                 mean, error = mean_and_error(values)
                 found = "holds" if mean < -2 * error else "does not hold"
-                lines.append(
-                    f"* {title}, {kind} TID of RBN below that of BN: **{found}**, "
-                    f"{mean:+.4f} ± {error:.4f}."
-                )
+                lines.append(f"{claim}: **{found}**, {mean:+.4f} ± {error:.4f}.")
+            elif values:
+                lines.append(f"{claim}: **one seed cannot say**, {values[0]:+.4f}.")
     return lines
 
 
@@ -184,7 +184,8 @@ def plot(runs, metrics, path, steps=None):
                 mean, error = values.mean(0), np.zeros(values.shape[1])
                 if len(values) > 1:
                     error = np.std(values, axis=0, ddof=1) / len(values) ** 0.5
-                (handles[method],) = panel.plot(x, mean, color=color, lw=1.6)
+                marker = "o" if len(x) == 1 else None  # Which no line shows.
+                (handles[method],) = panel.plot(x, mean, color=color, lw=1.6, marker=marker)
                 panel.fill_between(x, mean - error, mean + error, color=color, alpha=0.2)
             if steps:
                 panel.set_yscale("log")
@@ -200,9 +201,7 @@ def plot(runs, metrics, path, steps=None):
     figure.legend(
         [handles[m] for m in labels], labels, loc="outside upper center", ncols=3, frameon=False
     )
-    beside = path.with_suffix(".tmp.png")
-    figure.savefig(beside, dpi=110)
-    os.replace(beside, path)
+    save_figure(figure, path)
 
 
 def markdown(experiment, content, header, rows, claims, figures):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from experiment import add_options, check_options, tf
-from images import require
+from images import BadInput, require
 from results import plain
 from text_report import ORDERS
 from transformer import NORMALIZATIONS
@@ -22,7 +22,6 @@ def add_text_options(parser, folder, epochs, seeds):
     add("--orders", nargs="+", default=list(ORDERS), help=f"of {', '.join(ORDERS)}")
     names = list(NORMALIZATIONS)
     add("--methods", nargs="+", default=names, help=f"of {', '.join(names)}")
-    add("--pilot", action="store_true", help="one run for each of RBN's weights")
     add_options(parser, seeds)
 
 
@@ -40,6 +39,22 @@ def runs_of(options):
         for order in options.orders
         for method in options.methods
     ]
+
+
+def read_lines(path):
+    """Those of a text in UTF-8, whatever else it holds that some take for the end of a line."""
+    require(path.is_file(), f"there is no file {path}.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise BadInput(f"{path} is not UTF-8.") from error
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+
+
+def first_of(lines, count, option):
+    """So many, or an error where there are fewer."""
+    require(count <= len(lines), f"{option} {count} are asked for, but there are {len(lines)}.")
+    return lines[:count]
 
 
 def vectorizer(lines, sizes):
@@ -101,12 +116,3 @@ def fit(model, training, held_out, name, epochs, method, after_epoch, tid_batche
         run[f"tid_{kind}"] = list(map(plain, values))
         run[f"final_tid_{kind}"] = plain(np.mean([getattr(d, kind) for d in found.values()]))
     return run
-
-
-def pilot(orders, weights, train, said, console):
-    """One run of RBN for each of the weights, by `train(order, weights)`."""
-    for order in orders:
-        for name, pair in weights.items():
-            run = train(order, pair)
-            tids = ", ".join(f"{run[f'final_tid_{kind}']:.4f}" for kind in ("mean", "variance"))
-            console.print(f"{order}, weights {name}: {said(run)}, TID {tids}")

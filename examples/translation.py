@@ -10,7 +10,6 @@ again. The report beside it is made of that file alone. What follows `## Reading
     python examples/translation.py --data multi30k                 hours on two CPU cores
     python examples/translation.py --data multi30k --pairs 1280 --epochs 1 --seeds 1
     python examples/translation.py --data multi30k --orders pre --methods BN RBN
-    python examples/translation.py --data multi30k --pilot --epochs 1     how weights were chosen
     python examples/translation.py --report
 """
 
@@ -25,18 +24,17 @@ from results import Results, plain
 from text_report import report
 from text_training import (
     add_text_options,
-    batched,
     check_text_options,
+    first_of,
     fit,
-    pilot,
+    read_lines,
     runs_of,
     vectorizer,
 )
 from transformer import NORMALIZATIONS, decoder, embedded, encoder
 from translation_protocol import (
     BATCH,
-    PILOT_SEED,
-    PILOT_WEIGHTS,
+    BUCKETS,
     RATE,
     SIZES,
     TID_BATCHES,
@@ -57,16 +55,13 @@ def parse_arguments():
     most = "to train on, default %(default)s, all"
     parser.add_argument("--pairs", type=int, default=29000, help=most)
     folder = "train.de, train.en, val.… and test_2016_flickr.…"
-    add_text_options(parser, folder, epochs=4, seeds=[1, 2, 3])
+    add_text_options(parser, folder, epochs=3, seeds=[1, 2, 3])
     return parser.parse_args()
 
 
 def train_and_report(options, console):
     require(options.pairs >= BATCH, f"--pairs must be at least {BATCH}, but is {options.pairs}.")
     check_text_options(options)
-    if options.pilot:
-        try_weights(options, console)
-        return
     size = {name: getattr(options, name) for name in ("pairs", "epochs")}
     results = Results(options.out / "translation.json", size)
     if not options.report:
@@ -84,21 +79,26 @@ class Pairs:
     def __init__(self, folder, pairs):
         parts = {"train": "train", "val": "val", "test": "test_2016_flickr"}
         read = {name: self._read(folder, stem) for name, stem in parts.items()}
-        self.train = tuple(lines[:pairs] for lines in read["train"])
-        require(
-            len(self.train[0]) >= BATCH,
-            f"{len(self.train[0])} pairs to train on are not a batch of {BATCH}.",
+        read["train"] = tuple(first_of(lines, pairs, "--pairs") for lines in read["train"])
+        source, target = (vectorizer(lines, SIZES) for lines in read["train"])
+        self.words = target.get_vocabulary()
+        self.references = read["test"][1]
+        self.train, self.val, self.test = (
+            (
+                source(german)[:, : SIZES.most_tokens].numpy(),
+                target(english)[:, : SIZES.most_tokens + 1].numpy(),
+            )
+            for german, english in read.values()
         )
-        self.val, self.test = read["val"], read["test"]
-        self.source, self.target = (vectorizer(lines, SIZES) for lines in self.train)
-        self.words = self.target.get_vocabulary()
+        require(
+            steps_of(self.train) > 0,
+            f"{len(self.train[0])} pairs to train on make no batch of {BATCH}.",
+        )
 
     @staticmethod
     def _read(folder, stem):
         paths = [folder / f"{stem}.{language}" for language in ("de", "en")]
-        for path in paths:
-            require(path.is_file(), f"there is no file {path}.")
-        german, english = (p.read_text(encoding="utf-8").splitlines() for p in paths)
+        german, english = map(read_lines, paths)
         require(
             len(german) == len(english) > 0,
             f"{paths[0]} and {paths[1]} must have as many lines, and at least one, but have "
@@ -107,12 +107,36 @@ class Pairs:
         return german, [f"{START} {line} {END}" for line in english]
 
     def batches(self, part, seed=None):
-        def numbered(german, english):
-            source = self.source(german)[:, : SIZES.most_tokens]
-            target = self.target(english)[:, : SIZES.most_tokens + 1]
+        """A dataset; with a seed it is shuffled, in batches of about the same length."""
+        dataset = tf.data.Dataset.from_tensor_slices(part)
+        if seed is None:
+            dataset = dataset.batch(BATCH)
+        else:
+            dataset = dataset.shuffle(len(part[0]), seed=seed).bucket_by_sequence_length(
+                lambda source, target: tf.maximum(length(source), length(target)),
+                BUCKETS,
+                [BATCH] * (len(BUCKETS) + 1),
+                no_padding=True,  # It is there.
+                drop_remainder=True,
+            )
+            dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps_of(part)))
+
+        def trimmed(source, target):
+            source, target = (x[:, : tf.reduce_max(length(x))] for x in (source, target))
             return (source, target[:, :-1]), target[:, 1:]
 
-        return batched(part, BATCH, seed).map(numbered).prefetch(2)
+        return dataset.map(trimmed).prefetch(2)
+
+
+def length(numbers):
+    """Of sentences, without padding."""
+    return tf.cast(tf.math.count_nonzero(numbers, -1), tf.int32)
+
+
+def steps_of(part):
+    """Batches in an epoch: each bucket drops what does not fill one."""
+    lengths = np.maximum(*(np.count_nonzero(numbers, 1) for numbers in part))
+    return int(sum(np.bincount(np.digitize(lengths, BUCKETS)) // BATCH))
 
 
 # The network and its training.
@@ -158,25 +182,13 @@ def train_all(options, results, console):
     pairs = Pairs(options.data, options.pairs)
 
     def train_one(order, method, seed, after_epoch):
-        model, run = train(order, method, WEIGHTS[order], seed, pairs, options.epochs, after_epoch)
-        return {**run, "bleu": plain(bleu(translated(*model, pairs), pairs.test[1]))}
+        model, run = train(order, method, WEIGHTS, seed, pairs, options.epochs, after_epoch)
+        return {**run, "bleu": plain(bleu(translated(*model, pairs), pairs.references))}
 
     def said(run):
         return f"BLEU {run['bleu']:.1f}"
 
     train_missing(runs_of(options), results, console, options.epochs, train_one, said)
-
-
-def try_weights(options, console):
-    pairs = Pairs(options.data, options.pairs)
-
-    def train_one(order, weights):
-        return train(order, "RBN", weights, PILOT_SEED, pairs, options.epochs)[1]
-
-    def said(run):
-        return f"validation cross-entropy {run['val_loss'][-1]:.4f}"
-
-    pilot(options.orders, PILOT_WEIGHTS, train_one, said, console)
 
 
 # Translations.

@@ -86,16 +86,20 @@ def with_file(folder, tmp_path, name, content):
 def test_text_classification_rejects(labelled, tmp_path):
     no_label = with_file(labelled, tmp_path, "dev.tsv", "no label\n")
     empty = with_file(labelled, tmp_path, "test.tsv", "")
-    few = with_file(labelled, tmp_path, "train.tsv", "good\t1\n")
+    latin = with_file(labelled, tmp_path, "train.tsv", "")
+    (latin / "train.tsv").write_bytes("naïf\t1\n".encode("latin-1"))
     cases = [
         (("--methods", "GN"), "there is no method GN; there are LN, BN"),
         (("--data", "nowhere"), "there is no file nowhere/train.tsv"),
         ((), "--data must name the folder"),
         (("--epochs", "0"), "--epochs must be positive"),
         (("--sentences", "63"), "--sentences must be at least 64, but is 63"),
-        (("--data", few), "1 sentences to train on are not a batch of 64"),
+        (("--data", labelled), "--sentences 6920 are asked for, but there are 130"),
+        (("--data", latin), "train.tsv is not UTF-8"),
+        (("--data", labelled, "--seeds", str(2**32)), "a seed must be below 2^32"),
+        (("--threads", "99999999999"), "--threads must be from 1 to 1024"),
         (("--data", no_label), f"line 1 of {no_label / 'dev.tsv'} must be a sentence"),
-        (("--data", empty), "test.tsv is empty"),
+        (("--data", empty), "test.tsv must have at least 2 sentences, but has 0"),
     ]
     check_rejected("text_classification", cases, tmp_path)
 
@@ -108,5 +112,6 @@ def test_translation_rejects(pairs, tmp_path):
         (("--seeds", "-1"), "a seed must be at least 0, but one is -1"),
         (("--data", "nowhere"), "there is no file nowhere/train.de"),
         (("--data", uneven), "must have as many lines"),
+        (("--data", pairs), "--pairs 29000 are asked for, but there are 260"),
     ]
     check_rejected("translation", cases, tmp_path)

@@ -1,4 +1,4 @@
-"""Padding reaches nothing in the Transformers of the examples: how much there is does not matter."""
+"""Padding reaches nothing in the Transformers of the examples, however much there is."""
 
 import dataclasses
 import importlib
