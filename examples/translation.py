@@ -182,7 +182,7 @@ def train_all(options, results, console):
     pairs = Pairs(options.data, options.pairs)
 
     def train_one(order, method, seed, after_epoch):
-        model, run = train(order, method, WEIGHTS, seed, pairs, options.epochs, after_epoch)
+        model, run = train(order, method, WEIGHTS[order], seed, pairs, options.epochs, after_epoch)
         return {**run, "bleu": plain(bleu(translated(*model, pairs), pairs.references))}
 
     def said(run):
