@@ -9,6 +9,7 @@ import tensorflow as tf
 import keras_norms
 from keras_norms.diagnostics import StatisticsReference
 from keras_norms.diagnostics.drift import divergence
+from keras_norms.diagnostics.drift_report import short_labels
 from keras_norms.layers.keras_api import keras
 from tests import oracles
 
@@ -401,6 +402,19 @@ def test_what_a_drift_says_of_itself(model):
     for count in (-1, "all", 1.5):
         with pytest.raises(ValueError, match="^Drift.ranked: `count` must be None or an int"):
             drift.ranked(count)
+
+
+@pytest.mark.parametrize(
+    "names, labels",
+    [
+        (["a", "b$"], ["a", r"b\$"]),
+        ([f"encoder_of_the_model_{i}_normalization" for i in "78"], ["…7…", "…8…"]),
+        (["a" * 40, "b" * 40], ["…" + "a" * 27, "…" + "b" * 27]),
+        (["a" * 40], ["…" + "a" * 27]),
+    ],
+)
+def test_labels_of_a_picture_tell_layers_apart(names, labels):
+    assert short_labels(names) == dict(zip(names, labels, strict=True))
 
 
 def test_the_model_is_as_before(model):

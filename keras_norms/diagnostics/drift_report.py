@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import os
 import pathlib
 
 import numpy as np
@@ -62,26 +63,27 @@ def figure(drift, title):
     shown = np.clip(cells, limits.vmin, limits.vmax)
     image = top.imshow(shown, norm=limits, cmap="RdYlBu_r", aspect="auto", interpolation="nearest")
     top.set_facecolor("0.85")
-    top.set_yticks(range(len(layers)), map(_label, layers), fontsize=8)
-    top.xaxis.get_major_locator().set_params(integer=True)
+    labels = short_labels(layers)
+    top.set_yticks(range(len(layers)), labels.values(), fontsize=8)
+    top.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     top.set_xlabel("channel" + " (grey: the layer has no more)" * bool(np.isnan(cells).any()))
     top.set_title(f"{drift.measure} by layer and channel, over all data", fontsize=10)
     bar = canvas.colorbar(image, ax=top, extend="both", pad=0.01)
     bar.ax.axhline(middle, color="black", linewidth=1.5)
-    _draw_trajectories(bottom, drift)
+    _draw_trajectories(bottom, drift, labels)
     file = io.BytesIO()
     canvas.savefig(file, format="png", dpi=120)
     return file.getvalue()
 
 
-def _draw_trajectories(axes, drift):
+def _draw_trajectories(axes, drift, labels):
     worst = sorted(drift.by_batch, key=lambda name: -np.max(drift.by_batch[name]))[:SHOWN_LAYERS]
     is_finite = True
     for name, values in drift.by_batch.items():
         finite = np.where(np.isfinite(values), values, np.nan)
         batches = np.arange(1, len(values) + 1)
         if name in worst:
-            axes.plot(batches, finite, marker=".", linewidth=1.2, label=_label(name))
+            axes.plot(batches, finite, marker=".", linewidth=1.2, label=labels[name])
         else:
             axes.plot(batches, finite, color="0.8", linewidth=0.8, zorder=1)
         for batch in batches[~np.isfinite(values)]:
@@ -90,19 +92,29 @@ def _draw_trajectories(axes, drift):
     axes.axhline(drift.threshold, color="black", linestyle="--", linewidth=1, label="threshold")
     axes.set_yscale("log")
     # As in the heat map: what is far below the threshold is all the same.
-    axes.set_ylim(bottom=max(drift.threshold, 1e-6) / 100)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    middle = max(drift.threshold, 1e-6)
+    axes.set_ylim(middle / 100, max(axes.get_ylim()[1], 4 * middle))
+    axes.set_xlim(0.5, max(map(len, drift.by_batch.values())) + 0.5)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.set_xlabel("batch of the live data, from 1" + " (red line: not finite)" * (not is_finite))
     axes.set_title(f"{drift.measure} of each batch, average over channels", fontsize=10)
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=5)
 
 
-def _label(name):
-    """A layer's name, with the middle left out where it is long: the end tells layers apart."""
-    if len(name) > LONGEST_NAME:
-        half = LONGEST_NAME // 2
-        name = f"{name[: half - 1]}…{name[-half:]}"
-    return _literal(name)
+def short_labels(names):
+    """`{name: label}`; of long names without what all have in common at both ends."""
+    names = list(names)
+    if len(names) > 1 and max(map(len, names)) > LONGEST_NAME:
+        prefix = len(os.path.commonprefix(names))
+        suffix = len(os.path.commonprefix([name[prefix:][::-1] for name in names]))
+        short = [
+            "…" * bool(prefix) + n[prefix : len(n) - suffix] + "…" * bool(suffix) for n in names
+        ]
+    else:
+        short = names
+    # Where they still are long, the end tells layers apart.
+    cut = [s if len(s) <= LONGEST_NAME else "…" + s[1 - LONGEST_NAME :] for s in short]
+    return {name: _literal(label) for name, label in zip(names, cut, strict=True)}
 
 
 def _literal(text):
