@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from text_report import Experiment, found_by_pilot
+from text_report import ORDERS, Experiment
 from transformer import Sizes
 
 SIZES = Sizes(vocabulary=8000, most_tokens=64, width=64, heads=4, blocks=2, dropout=0.2)
@@ -61,6 +61,10 @@ PROTOCOL = """\
 
 def experiment(size):
     """What the report is of; `size` has the sentences and epochs."""
+    found = "".join(
+        f"\n  * {ORDERS[order]}: {', '.join(f'{name}: {v} %' for name, v in values.items())}."
+        for order, values in PILOT_FOUND.items()
+    )
     return Experiment(
         name="text_classification",
         title="Text classification",
@@ -75,6 +79,6 @@ def experiment(size):
             steps=size["sentences"] // BATCH,
             batch=BATCH,
             rate=RATE,
-            found=found_by_pilot(PILOT_FOUND, "{} %"),
+            found=found,
         ),
     )

@@ -45,15 +45,6 @@ class Experiment:
     protocol: str
 
 
-def found_by_pilot(found, format_of_value):
-    """Of `{order: {weights: value}}`, lines for the protocol."""
-    return "".join(
-        f"\n  * {ORDERS[order]}: "
-        f"{', '.join(f'{name}: {format_of_value.format(v)}' for name, v in values.items())}."
-        for order, values in found.items()
-    )
-
-
 def report(experiment, content, out, console):
     """Writes the report beside the results, and prints its table."""
     runs = by_pair(content["runs"])
