@@ -27,7 +27,7 @@ from drift_report import report
 from drift_streams import normalization, percent, poison
 from experiment import add_options, check_options, exit_status, progress_bars, tf
 from images import require
-from results import plain, read_json, write
+from results import made_of, plain, read_json, write
 from scipy.ndimage import gaussian_filter
 from small_batches import course, epoch_of, evaluation_of, network, read_images
 from small_batches_protocol import SETTINGS
@@ -65,7 +65,8 @@ def measure_and_report(options, console):
     found = read_json(path)
     names = {"size", "seconds", "clean", "scaled", "corrupted", "poisoned"}
     require(found.keys() == names, f"{path} is no file of results.")
-    report(found, options.out, console)
+    with made_of(path):
+        report(found, options.out, console)
 
 
 def check(options):

@@ -1,5 +1,6 @@
 """Results of experiments: a file that several processes add to, and what reports say of it."""
 
+import contextlib
 import fcntl
 import io
 import json
@@ -83,10 +84,19 @@ def read_json(path):
     """What is to be a JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path} is no file of results.") from error
     require(isinstance(content, dict), f"{path} is no file of results.")
     return content
+
+
+@contextlib.contextmanager
+def made_of(path):
+    """Within, what is made of results that somebody has changed fails with one sentence."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(f"{path} is no file of results ({error!r}).") from error
 
 
 def write(path, text):

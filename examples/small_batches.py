@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from experiment import add_options, check_options, exit_status, tf, train_missing
 from images import BadInput, read_jpegs, require
-from results import Results, plain
+from results import Results, made_of, plain
 from small_batches_protocol import (
     BATCH,
     CLASSES,
@@ -77,7 +77,8 @@ def train_and_report(options, console):
     if not options.report:
         train_all(options, results, console)
     options.out.mkdir(parents=True, exist_ok=True)
-    report(results.read(), options.out, console)
+    with made_of(results.path):
+        report(results.read(), options.out, console)
 
 
 def check(options):

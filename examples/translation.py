@@ -20,7 +20,7 @@ import sys
 import numpy as np
 from experiment import exit_status, tf, train_missing
 from images import BadInput, require
-from results import Results, plain
+from results import Results, made_of, plain
 from text_report import report
 from text_training import (
     add_text_options,
@@ -67,7 +67,8 @@ def train_and_report(options, console):
     if not options.report:
         train_all(options, results, console)
     options.out.mkdir(parents=True, exist_ok=True)
-    report(experiment(size), results.read(), options.out, console)
+    with made_of(results.path):
+        report(experiment(size), results.read(), options.out, console)
 
 
 # The sentences.

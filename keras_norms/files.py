@@ -21,8 +21,9 @@ def write_whole(path, content):
     if os.path.lexists(path) and not path.is_file():
         raise FileExistsError(f"{path} is no file that can be replaced.")
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
-    if path.exists() and not mode & 0o222:
-        raise PermissionError(f"{path} is read-only.")
+    # The first holds for the superuser too, whom the second allows everything.
+    if path.exists() and not (mode & 0o222 and os.access(path, os.W_OK)):
+        raise PermissionError(f"{path} may not be written.")
     # A short name of its own, since that of the path may be as long as names can be.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     try:

@@ -1,5 +1,6 @@
 """`keras-norms inspect`: compares data with the reference of a saved model."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -37,7 +38,7 @@ def inspect(options):
     """Returns 0 where nothing drifted, 1 where something did, 2 where it cannot be said."""
     try:
         return _inspect(options)
-    except Exception as error:  # A pipeline reads one line, whatever Keras makes of the data.
+    except (Exception, SystemExit) as error:  # A pipeline reads one line, whatever went wrong.
         print(f"keras-norms inspect: {_sentence(error)}", file=sys.stderr)
         return 2
 
@@ -74,7 +75,8 @@ def _inspect(options):
         reference = StatisticsReference.load(path)
     if options.module:
         sys.path.insert(0, "")  # As `python -m` does: the folder that the command is called in.
-        importlib.import_module(options.module)
+        with contextlib.redirect_stdout(sys.stderr):  # What it prints is no part of our JSON.
+            importlib.import_module(options.module)
     for other in (options.model, options.data):
         if options.record and os.path.realpath(path) == os.path.realpath(other):
             raise ValueError(f"--reference must be a file of its own. Received: {other}.")

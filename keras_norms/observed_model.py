@@ -4,7 +4,6 @@ import tensorflow as tf
 
 from keras_norms.layers.keras_api import forget_losses
 from keras_norms.layers.observation import observed
-from keras_norms.ops.custom_gradient import without_gradients
 
 
 class ObservedModel:
@@ -28,11 +27,6 @@ class ObservedModel:
         self._specs = self._concrete = None
 
     def _run(self, batch, *arguments):
-        # Nothing is differentiated, and each graph is to be forgotten when this object is.
-        with without_gradients():
-            return self._observed(batch, *arguments)
-
-    def _observed(self, batch, *arguments):
         with observed(self._layers) as calls:
             self._model(batch, training=self._training)
         forget_losses(self._model)  # Tensors of this graph, of no use outside.

@@ -114,9 +114,12 @@ def schedule_or_number(value, name, low, owner):
         value = keras.optimizers.schedules.deserialize(value)
     if not isinstance(value, Schedule):
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not is_number or not value >= low:
-            raise ValueError(f"{rule}. Received: {name}={value!r}.")
-        return float(value)
+        try:
+            if is_number and value >= low:
+                return float(value)
+        except OverflowError:
+            pass  # An int that no float holds.
+        raise ValueError(f"{rule}. Received: {name}={value!r}.")
     try:
         first = np.asarray(value(tf.constant(0, tf.int64)), float)
     except Exception as error:

@@ -181,6 +181,17 @@ def test_a_layer_that_runs_in_inference_mode_is_in_no_average(rng):
     np.testing.assert_allclose(logs["tid_mean"], np.mean(tid.history["moved"]["mean"]), rtol=1e-6)
 
 
+def test_what_has_settled_has_a_discrepancy_of_zero(rng):
+    """Where the update is lost in rounding the layer has not stopped moving."""
+    x = rng.normal(size=(8, FEATURES)).astype(np.float32)
+    tid = keras_norms.callbacks.TrainingInferenceDiscrepancy(every=20)
+    logs = fit(
+        model_of(keras.layers.BatchNormalization(momentum=0.5)), x, tid, batch_size=8, epochs=60
+    )
+    assert tid.history[next(iter(tid.history))]["mean"][-1] < 1e-5
+    assert np.nanmax(logs.history["tid_mean"]) < 1e-4
+
+
 def test_given_twice_it_reads_once(rng):
     x = rng.normal(size=(16, FEATURES)).astype(np.float32)
     tid = keras_norms.callbacks.TrainingInferenceDiscrepancy(every=1)

@@ -371,6 +371,17 @@ def test_the_callback_checks_before_anything_is_trained(model):
         np.testing.assert_array_equal(one, after)
 
 
+def test_the_callback_tries_the_data_before_anything_is_trained(model):
+    drift = keras_norms.callbacks.StatisticsDrift(reference_of(model), images(64, 5)[..., :2])
+    before = model.get_weights()
+    with pytest.raises(ValueError):
+        compiled(model).fit(
+            images(64, 5), np.zeros((64, 2), np.float32), verbose=0, callbacks=[drift]
+        )
+    for one, after in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, after)
+
+
 def test_the_callback_given_twice_compares_once(model):
     live = images(64, 5)
     drift = keras_norms.callbacks.StatisticsDrift(reference_of(model), live)
@@ -409,8 +420,16 @@ def test_what_a_drift_says_of_itself(model):
     [
         (["a", "b$"], ["a", r"b\$"]),
         ([f"encoder_of_the_model_{i}_normalization" for i in "78"], ["…7…", "…8…"]),
-        (["a" * 40, "b" * 40], ["…" + "a" * 27, "…" + "b" * 27]),
-        (["a" * 40], ["…" + "a" * 27]),
+        (
+            [f"encoder_of_the_model_{i}_normalization" for i in (1, 10, 11)],
+            ["…1…", "…10…", "…11…"],
+        ),
+        (["a" * 40, "b" * 40], ["a" * 13 + "…" + "a" * 14, "b" * 13 + "…" + "b" * 14]),
+        (
+            ["a" * 40 + "1" + "b" * 40, "a" * 40 + "2" + "b" * 40],
+            [f"{i}: {'a' * 13}…{'b' * 14}" for i in (0, 1)],
+        ),
+        (["_a", "b"], [" _a", "b"]),
     ],
 )
 def test_labels_of_a_picture_tell_layers_apart(names, labels):

@@ -30,7 +30,7 @@ def test_what_is_no_file_to_be_replaced_stays(tmp_path):
     loop.symlink_to(loop)
     before = sorted(tmp_path.iterdir())
     for path, error, message in (
-        (read_only, PermissionError, "is read-only"),
+        (read_only, PermissionError, "may not be written"),
         (pipe, FileExistsError, "is no file that can be replaced"),
         (loop, FileExistsError, "is no file that can be replaced"),
         (f"{tmp_path}/sub/", IsADirectoryError, "is a folder"),

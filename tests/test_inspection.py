@@ -90,6 +90,8 @@ def test_a_layer_of_a_module_that_is_imported(files, monkeypatch, capsys):
         for more in ([], ["--import", "layers_of_mine"])
     ]
     assert statuses == [2, 0]
+    (files / "script_of_mine.py").write_text("print('noise')\nraise SystemExit(0)\n")
+    assert run(files, "clean.npz", "--import", "script_of_mine", model="own.keras") == 2
     assert run(files, "clean.npz", "--import", "no_such_module", model="own.keras") == 2
     assert "no_such_module" in capsys.readouterr().err
 

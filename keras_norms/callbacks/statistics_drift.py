@@ -98,8 +98,15 @@ class StatisticsDrift(keras.callbacks.Callback):
 
     def _check(self):
         """Before anything is trained."""
-        if self.model.built:
-            self.reference.check_is_of(self.model, same_weights=False)
+        if self.model.built and self.model is not self._compared:
+            self._prepare()
+
+    def _prepare(self):
+        first = self._batches.build(self.model)
+        self.reference.check_is_of(self.model, same_weights=False)
+        self._statistics = ActivationStatistics(self.model, OWNER)
+        self._statistics.check(first)
+        self._compared, self._warned = self.model, False
 
     def on_test_end(self, logs=None):
         if not self._is_done:  # Given twice, it is told twice.
@@ -120,10 +127,7 @@ class StatisticsDrift(keras.callbacks.Callback):
 
     def _compare(self, when):
         if self.model is not self._compared:
-            self._batches.build(self.model)
-            self.reference.check_is_of(self.model, same_weights=False)
-            self._statistics = ActivationStatistics(self.model, OWNER)
-            self._compared, self._warned = self.model, False
+            self._prepare()
         collected = self._statistics.collect(self._batches)
         drift = self.reference.drift_of(self.model, collected, self.measure, self.threshold)
         self.history.append(drift)
@@ -133,7 +137,7 @@ class StatisticsDrift(keras.callbacks.Callback):
                 f"{c.channel} of '{c.layer}' ({c.value:.3g})" for c in drift.drifted[:3]
             )
             warnings.warn(
-                f"{OWNER}: after {when} {100 * drift.share:.2g} % of the channels have a "
+                f"{OWNER}: after {when} {100 * drift.share:.3g} % of the channels have a "
                 f"{self.measure} above {self.threshold:g}. The worst: channel {worst}.",
                 stacklevel=2,
             )

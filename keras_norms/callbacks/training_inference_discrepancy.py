@@ -37,8 +37,8 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
     On several replicas it is the average over them, and of a layer that is called several times
     in a step it is a mixture. What `max_update` or `unbiased_moving_variance` change in what
     enters, they change here. Layers that are frozen or have a momentum of 1 do not move, and
-    are left out; where a layer runs in inference mode all the same, its values are NaN, and
-    it is in no average.
+    are left out; of a layer that runs in inference mode all the same the values are NaN, as long
+    as it has not moved, and it is in no average.
 
     Use it to see whether inference will go wrong while there is time: a TID that stays large says
     so. Not with `steps_per_execution` above 1, where single updates cannot be told apart. The same
@@ -144,24 +144,23 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
 
     def _begin_anew(self, layers):
         """With another model, or others of its layers, there is another history."""
-        self.steps, self.history, self._layers = [], {}, layers
+        self.steps, self.history, self._layers, self._moved = [], {}, layers, set()
         self._batches = self._before = self._epoch_begin = 0
 
     def _stored(self):
         return [stored_statistics(layer) for layer in self._layers.values()]
 
     def _measured(self, stored):
-        """The ratios of norms, `[layers, 2]`, and those by channel, two vectors a layer."""
-        ratios, by_channel = [], []
+        """The ratios of norms, `[layers, 2]`, those by channel, two vectors a layer, what moved."""
+        ratios, by_channel, has_moved = [], [], []
         for layer, old, new in zip(self._layers.values(), stored, self._stored(), strict=True):
             momentum = layer.momentum
             entered = [(b - momentum * a) / (1.0 - momentum) for a, b in zip(old, new, strict=True)]
-            has_moved = tf.reduce_any(tf.stack(old) != tf.stack(new))
+            has_moved.append(tf.reduce_any(tf.stack(old) != tf.stack(new)))
             batch, old, new = (mean_and_variance(layer, s) for s in (entered, old, new))
-            of_layer = tf.convert_to_tensor(ratios_of_norms(*batch, *old))
-            ratios.append(tf.where(has_moved, of_layer, np.nan))
+            ratios.append(ratios_of_norms(*batch, *old))
             by_channel.append(ratios_by_channel(*batch, *new, layer.epsilon))
-        return tf.convert_to_tensor(ratios), by_channel
+        return tf.convert_to_tensor(ratios), by_channel, has_moved
 
     def on_epoch_begin(self, epoch, logs=None):
         self._before, self._epoch_begin = self._batches, len(self.steps)
@@ -182,10 +181,13 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
             self._old = None  # Given twice, it is told twice.
         self._add_to(logs, slice(-1, None))
 
-    def _record(self, ratios, by_channel):
+    def _record(self, ratios, by_channel, has_moved):
         self.steps.append(self._batches)
         self._by_channel = by_channel
+        self._moved.update(n for n, m in zip(self._layers, has_moved, strict=True) if m)
         for name, values in zip(self._layers, ratios.numpy().tolist(), strict=True):
+            if name not in self._moved:
+                values = [np.nan, np.nan]
             kept = self.history.setdefault(name, {"mean": [], "variance": []})
             for kind, value in zip(kept, values, strict=True):
                 kept[kind].append(value)

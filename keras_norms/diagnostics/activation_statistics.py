@@ -23,7 +23,7 @@ class ActivationStatistics:
 
     def __init__(self, model, owner):
         self._names = {v: k for k, v in batch_statistics_layers(model, owner).items()}
-        self._model = model
+        self.model = model
         remedy = "It cannot be inspected there."
         self._run = ObservedModel(
             model, list(self._names), self._moments, owner=owner, remedy=remedy
@@ -37,11 +37,15 @@ class ActivationStatistics:
             for layer in self._order
         ]
 
+    def check(self, batch):
+        """Raises an error where the model does not take such a batch."""
+        self._run.trace(tf.nest.map_structure(tf.convert_to_tensor, batch))
+
     def collect(self, batches, verbose=0):
         """Returns `{layer name: (counts, means, sums of squares)}`, each `[batches, channels]`."""
         progress = keras.utils.Progbar(batches.size, verbose=verbose, unit_name="batch")
         found = {}
-        with state_kept(self._model):  # A layer may be told to train even in inference mode.
+        with state_kept(self.model):  # A layer may be told to train even in inference mode.
             for batch in batches:
                 moments = self._run(batch)
                 for layer, parts in zip(self._order, moments, strict=True):
@@ -61,7 +65,7 @@ def merged(parts):
 
 def _moments_of(call):
     x, weights, axis = call.view()
-    count, mean, m2 = kernels.moments(x, axis=axis, weights=weights)
+    count, mean, m2 = kernels.constant_moments(x, axis=axis, weights=weights)
     return tf.broadcast_to(count, tf.shape(mean)), mean, m2
 
 

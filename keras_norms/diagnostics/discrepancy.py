@@ -148,7 +148,8 @@ def _sums_over_batches(call, moving_mean, moving_variance):
     """How many batches a call has, and the terms added up over them."""
     x, weights, axis = call.view()
     segment_size = getattr(call.layer, "virtual_batch_size", None)
-    count, mean, m2 = kernels.moments(x, axis=axis, weights=weights, segment_size=segment_size)
+    options = dict(axis=axis, weights=weights, segment_size=segment_size)
+    count, mean, m2 = kernels.constant_moments(x, **options)
     variance = tf.math.divide_no_nan(m2, count)
     if segment_size is None:
         count, mean, variance = (value[tf.newaxis] for value in (count, mean, variance))

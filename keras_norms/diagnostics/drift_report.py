@@ -3,8 +3,8 @@
 import base64
 import html
 import io
-import os
 import pathlib
+import re
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from keras_norms.files import write_whole
 
 SHOWN_LAYERS = 8  # As many trajectories as can be told apart by colour.
 SHOWN_CHANNELS = 50
+SHOWN_LABELS = 70  # More would run into each other.
 LONGEST_NAME = 28  # In the picture. The page has them whole.
 
 
@@ -64,7 +65,8 @@ def figure(drift, title):
     image = top.imshow(shown, norm=limits, cmap="RdYlBu_r", aspect="auto", interpolation="nearest")
     top.set_facecolor("0.85")
     labels = short_labels(layers)
-    top.set_yticks(range(len(layers)), labels.values(), fontsize=8)
+    step = -(-len(layers) // SHOWN_LABELS)
+    top.set_yticks(range(0, len(layers), step), list(labels.values())[::step], fontsize=8)
     top.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     top.set_xlabel("channel" + " (grey: the layer has no more)" * bool(np.isnan(cells).any()))
     top.set_title(f"{drift.measure} by layer and channel, over all data", fontsize=10)
@@ -102,19 +104,32 @@ def _draw_trajectories(axes, drift, labels):
 
 
 def short_labels(names):
-    """`{name: label}`; of long names without what all have in common at both ends."""
-    names = list(names)
+    """`{name: label}`; of long names without the words that all have in common at both ends."""
+    names, short = list(names), list(names)
     if len(names) > 1 and max(map(len, names)) > LONGEST_NAME:
-        prefix = len(os.path.commonprefix(names))
-        suffix = len(os.path.commonprefix([name[prefix:][::-1] for name in names]))
+        words = [re.findall(r"[^_/]*[_/]?", name)[:-1] for name in names]
+        most = min(map(len, words)) - 1  # A word is left of each.
+        first = _count_common(words, most)
+        last = _count_common([w[::-1] for w in words], most - first)
         short = [
-            "…" * bool(prefix) + n[prefix : len(n) - suffix] + "…" * bool(suffix) for n in names
+            "…" * (first > 0) + "".join(w[first : len(w) - last]).strip("_/") + "…" * (last > 0)
+            for w in words
         ]
-    else:
-        short = names
-    # Where they still are long, the end tells layers apart.
-    cut = [s if len(s) <= LONGEST_NAME else "…" + s[1 - LONGEST_NAME :] for s in short]
-    return {name: _literal(label) for name, label in zip(names, cut, strict=True)}
+    half = LONGEST_NAME // 2
+    short = [s if len(s) <= LONGEST_NAME else f"{s[: half - 1]}…{s[-half:]}" for s in short]
+    if len(set(short)) < len(short):
+        short = [f"{i}: {s}" for i, s in enumerate(short)]
+    # To matplotlib a line whose label begins with an underscore has none.
+    short = [" " * s.startswith("_") + s for s in short]
+    return {name: _literal(label) for name, label in zip(names, short, strict=True)}
+
+
+def _count_common(words, most):
+    """How many words all begin with, at most so many."""
+    count = 0
+    while count < most and len({w[count] for w in words}) == 1:
+        count += 1
+    return count
 
 
 def _literal(text):
@@ -163,7 +178,7 @@ def summary(drift):
     """Two sentences."""
     batch, value = drift.worst_batch
     return (
-        f"{len(drift.drifted)} of {drift.channels} channels ({100 * drift.share:.2g} %) have a "
+        f"{len(drift.drifted)} of {drift.channels} channels ({100 * drift.share:.3g} %) have a "
         f"{drift.measure} above {drift.threshold:g}; the average is {drift.average:.3g}. The batch "
         f"that is farthest is number {batch + 1}, with {value:.3g} in its worst layer."
     )

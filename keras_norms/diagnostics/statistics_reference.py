@@ -50,6 +50,11 @@ class StatisticsReference:
     def __init__(self, layers, weights, batches):
         self.layers = layers
         self._weights, self._batches = weights, batches
+        self._traced = None
+
+    def __getstate__(self):
+        """For copies and pickles, which have no use for what was traced."""
+        return {**vars(self), "_traced": None}
 
     @classmethod
     def of(cls, model, data, *, batch_size=32, steps=None, verbose=1):
@@ -186,7 +191,10 @@ class StatisticsReference:
         batches = InputBatches(data, batch_size, steps, OWNER)
         batches.build(model)
         self.check_is_of(model, same_weights)
-        collected = ActivationStatistics(model, OWNER).collect(batches, verbose)
+        if self._traced is None or self._traced.model is not model:
+            # Kept for the next time: a deployed model is compared again and again.
+            self._traced = ActivationStatistics(model, OWNER)
+        collected = self._traced.collect(batches, verbose)
         return self.drift_of(model, collected, measure, threshold)
 
     def check_is_of(self, model, same_weights=True):

@@ -44,9 +44,10 @@ def observed(layers):
         def call(*args, **kwargs):
             outputs = original(*args, **kwargs)
             given = signature.bind(*args, **kwargs).arguments
-            inputs = next(iter(given.values()))  # Whatever a subclass calls them.
+            inputs = args[0] if args else next(iter(given.values()))  # Whatever they are called.
+            mask = kwargs.get("mask", given.get("mask"))
             graph = tf.compat.v1.get_default_graph()
-            calls.append(Call(layer, inputs, given.get("mask"), outputs, graph))
+            calls.append(Call(layer, inputs, mask, outputs, graph))
             return outputs
 
         return call

@@ -1,7 +1,6 @@
 """Arguments that layers accept, checked at construction, one sentence a rule."""
 
 import numbers
-import sys
 import warnings
 
 import numpy as np
@@ -193,8 +192,13 @@ def _is_axis(value):
 
 def is_number(value, low, high=float("inf")):
     """Whether `value` is a real number in [low, high] that a float can hold."""
-    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_real and low <= value <= high and value <= sys.float_info.max
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    try:
+        value = float(value)
+    except OverflowError:
+        return False
+    return low <= value <= high and value < float("inf")
 
 
 def _is_positive_or_none(value):

@@ -20,7 +20,6 @@ Vectors are float64, `[channels]`, or `[segments, channels]` with a segment size
 
 import tensorflow as tf
 
-from keras_norms.ops.custom_gradient import custom_gradient
 from keras_norms.ops.native import kernels_in_use
 from keras_norms.ops.recall import recall
 
@@ -44,6 +43,16 @@ def moments(x, *, axis, weights=None, segment_size=None):
     return recall(kernels_in_use().moments(tf.stop_gradient(x), **options), x, pullback)
 
 
+def constant_moments(x, *, axis, weights=None, segment_size=None):
+    """The same without a gradient.
+
+    TensorFlow keeps the gradient functions of each trace, and with them its graph, as long as the
+    process lives: not for what is traced again and again, and never differentiated.
+    """
+    options = dict(axis=axis, weights=weights, segment_size=segment_size)
+    return kernels_in_use().moments(tf.stop_gradient(x), **options)
+
+
 def sums(
     u=None,
     v=None,
@@ -65,7 +74,7 @@ def sums(
     unweighted = dict(axis=axis, segment_size=segment_size)
     given = _present(u=u, v=v, center=center, scale=scale, shift=shift)
 
-    @custom_gradient
+    @tf.custom_gradient
     def op(*tensors):
         tensors = dict(zip(given, tensors, strict=True))
         u, v, center, scale = (tensors.get(name) for name in ("u", "v", "center", "scale"))
@@ -116,7 +125,7 @@ def blend(
     unweighted = dict(axis=axis, segment_size=segment_size)
     given = _present(u=u, v=v, a=a, b=b, c=c, center=center)
 
-    @custom_gradient
+    @tf.custom_gradient
     def op(*tensors):
         tensors = dict(zip(given, tensors, strict=True))
         u, v, center = (tensors.get(name) for name in ("u", "v", "center"))

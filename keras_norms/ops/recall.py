@@ -9,8 +9,6 @@ TensorFlow how a gradient reaches `x` from them.
 
 import tensorflow as tf
 
-from keras_norms.ops.custom_gradient import custom_gradient
-
 
 def recall(values, x, pullback):
     """Returns `values` as functions of `x`.
@@ -22,7 +20,7 @@ def recall(values, x, pullback):
             It gets `values` recalled again, so that its own gradient is exact too.
     """
 
-    @custom_gradient
+    @tf.custom_gradient
     def recalled(x):
         def gradient(*gradients):
             return pullback(x, recall(values, x, pullback), gradients)

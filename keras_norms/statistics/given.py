@@ -5,7 +5,6 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_norms.ops import kernels
-from keras_norms.ops.custom_gradient import custom_gradient
 from keras_norms.ops.native import kernels_in_use
 from keras_norms.ops.reference import count_of
 
@@ -44,7 +43,7 @@ def normalize_given(x, scale, center, shift=None, *, axis=-1, weights=None):
     has_weights = weights is not None
     center = tf.stop_gradient(center)
 
-    @custom_gradient
+    @tf.custom_gradient
     def composite(x, *vectors):
         total, squares, y = kernels_in_use().sums(
             v=x,

@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_norms.ops.custom_gradient import custom_gradient
 from keras_norms.ops.kernels import blend, sums
 from keras_norms.ops.native import kernels_in_use
 from keras_norms.ops.recall import recall
@@ -99,7 +98,7 @@ def normalize_batch(
 
         return kind(*recall(statistics, x, pullback))
 
-    @custom_gradient
+    @tf.custom_gradient
     def composite(x, *values):
         local = statistic.local(x, **layout)
         parts, extra_sum = _exchange(statistic, local, extra, group)
