@@ -7,7 +7,7 @@ sentence a line. BLEU needs sacrebleu.
 Every finished run is added to `translation.json` in the folder `--out`; what is there is not run
 again. The report beside it is made of that file alone. What follows `## Reading` in it is kept.
 
-    python examples/translation.py --data multi30k                 hours on two CPU cores
+    python examples/translation.py --data multi30k                 an hour on two CPU cores
     python examples/translation.py --data multi30k --pairs 1280 --epochs 1 --seeds 1
     python examples/translation.py --data multi30k --orders pre --methods BN RBN
     python examples/translation.py --report
