@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from results import (
     compared,
     markdown_table,
@@ -187,6 +187,7 @@ def plot(runs, metrics, path, steps=None):
     for panel, order in zip(panels[0], orders, strict=True):
         panel.set_title(ORDERS[order], fontsize=10)
     for panel in panels[-1]:
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         panel.set_xlabel("step" if steps else "epoch")
     labels = [method for method in COLORS if method in handles]
     figure.legend(
