@@ -66,13 +66,22 @@ class ObservedModel:
                 shape = spec.shape.most_specific_compatible_shape(shape)
             return tf.TensorSpec(shape, tensor.dtype)
 
-        specs = tf.nest.map_structure(
-            widened, batch, *([] if self._specs is None else [self._specs])
-        )
+        before = [self._specs] if _is_alike(batch, self._specs) else []
+        specs = tf.nest.map_structure(widened, batch, *before)
         if specs != self._specs:
             # Tracing may fail, or be broken off: what was there before is then still there.
             concrete = self._function.get_concrete_function(specs, *arguments)
             self._specs, self._concrete = specs, concrete
+
+
+def _is_alike(batch, specs):
+    """Whether one graph may serve both: the same structure and ranks."""
+    try:
+        tf.nest.assert_same_structure(batch, specs)
+    except (TypeError, ValueError):
+        return False
+    pairs = zip(tf.nest.flatten(batch), tf.nest.flatten(specs), strict=True)
+    return specs is not None and all(a.shape.rank == b.shape.rank for a, b in pairs)
 
 
 def _is_symbolic(graph):

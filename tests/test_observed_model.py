@@ -78,6 +78,23 @@ def test_a_model_that_differentiates_inside(normalization):
     np.testing.assert_allclose(found["last"].variance, gap, rtol=1e-3)
 
 
+def test_data_of_another_structure_or_rank_is_traced_anew():
+    class Either(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm = keras.layers.BatchNormalization()
+            self.norm.build((None, 3))
+
+        def call(self, inputs, training=None):
+            x = inputs["x"] if isinstance(inputs, dict) else inputs
+            return self.norm(tf.reshape(x, (-1, 3)), training=training)
+
+    model = Either()
+    reference = StatisticsReference.of(model, X, verbose=0)
+    for data in (X, {"x": X}, X.reshape(4, 3, 3), X):
+        np.testing.assert_allclose(reference.compare(model, data, verbose=0).average, 0, atol=1e-6)
+
+
 def test_a_callback_outlives_data_that_does_not_fit():
     model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization(name="norm")])
     model.compile("sgd", "mse")
