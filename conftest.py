@@ -21,7 +21,7 @@ tf.config.set_logical_device_configuration(
 def doctest_names(doctest_namespace):
     """What docstring examples may use without importing it."""
     import keras_norms
-    from keras_norms.layers.keras_api import keras
+    from keras_norms.keras_api import keras
 
     doctest_namespace.update(tf=tf, np=np, keras=keras, keras_norms=keras_norms)
 

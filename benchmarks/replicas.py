@@ -25,7 +25,7 @@ from rich.table import Table
 from timing import environment, headline, interleaved
 
 import keras_norms
-from keras_norms.layers.keras_api import IS_KERAS_3, keras
+from keras_norms.keras_api import IS_KERAS_3, keras
 
 GLOBAL_BATCH = 16
 IMAGE = (16, 16, 16)

@@ -19,7 +19,7 @@ from rich.table import Table
 from timing import environment, headline, interleaved
 
 import keras_norms
-from keras_norms.layers.keras_api import keras
+from keras_norms.keras_api import keras
 
 
 def main():

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_norms
-from keras_norms.layers.keras_api import keras
+from keras_norms.keras_api import keras
 from keras_norms.ops.native import implementation_in_use
 
 

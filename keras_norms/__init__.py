@@ -16,6 +16,7 @@ from keras_norms.layers.sync_batch_normalization import (
     SyncBatchNormalization,
 )
 from keras_norms.ops.native import NativeStatus, implementation, native_status, set_implementation
+from keras_norms.version import __version__
 from keras_norms.weight_decay import (
     exclude_statistics_from_weight_decay,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "NativeStatus",
     "RegularizedBatchNormalization",
     "SyncBatchNormalization",
+    "__version__",
     "callbacks",
     "conversion",
     "diagnostics",
@@ -38,5 +40,3 @@ __all__ = [
     "schedules",
     "set_implementation",
 ]
-
-__version__ = "0.1.0"

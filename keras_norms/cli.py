@@ -62,6 +62,7 @@ def build(options):
     """Builds the library and says what layers run on then. Returns 1 if it cannot be built."""
     from rich.console import Console
 
+    import keras_norms
     from keras_norms.ops import library
 
     def report(line):
@@ -72,7 +73,7 @@ def build(options):
     folder = pathlib.Path(options.output or library.cache_folder()).absolute()
     report(f"Building into {folder}; 1-2 minutes, with nvcc 2-4 (`--cuda skip` leaves it out).")
     try:
-        builder.build(folder, library.version(), cuda=options.cuda, report=report)
+        builder.build(folder, keras_norms.__version__, cuda=options.cuda, report=report)
     except (_builder("compiler").BuildError, OSError) as error:
         Console(stderr=True).print(f"The compiled library was not built. {error}", markup=False)
         return 1
@@ -88,7 +89,7 @@ def examine():
     import tensorflow as tf
 
     import keras_norms
-    from keras_norms.layers.keras_api import IS_KERAS_3, backend_name, keras
+    from keras_norms.keras_api import IS_KERAS_3, backend_name, keras
     from keras_norms.ops import library
     from keras_norms.ops.native import implementation_in_use
 

@@ -5,8 +5,8 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
+from keras_norms.keras_api import keras
 from keras_norms.layers.batch_renormalization import BatchRenormalization
-from keras_norms.layers.keras_api import keras
 from keras_norms.schedules import moves_after, value_at
 
 # Options that stock layers do not have, and their values where they change nothing.

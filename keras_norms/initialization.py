@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_norms.input_batches import InputBatches
+from keras_norms.keras_api import keras, nested_layers
 from keras_norms.layers.batchless_normalization import BatchlessNormalization
-from keras_norms.layers.keras_api import keras, nested_layers
 from keras_norms.observed_model import ObservedModel
 from keras_norms.ops import kernels
 from keras_norms.ops.reference import count_of

@@ -6,7 +6,7 @@ import numbers
 import numpy as np
 import tensorflow as tf
 
-from keras_norms.layers.keras_api import forget_losses, keras
+from keras_norms.keras_api import forget_losses, keras
 
 
 class InputBatches:

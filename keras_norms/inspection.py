@@ -111,7 +111,7 @@ def load_model(path):
         ValueError: if it cannot be loaded.
     """
     import keras_norms  # noqa: F401  Its layers must be registered.
-    from keras_norms.layers.keras_api import keras
+    from keras_norms.keras_api import keras
 
     try:
         model = keras.models.load_model(path, compile=False)
@@ -127,7 +127,7 @@ def read_npz(path, model):
     """The arrays of a file as the model's inputs."""
     import numpy as np
 
-    from keras_norms.layers.keras_api import IS_KERAS_3
+    from keras_norms.keras_api import IS_KERAS_3
 
     if not pathlib.Path(path).is_file():
         raise ValueError(f"there is no file {path}.")

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from keras_norms.layers.keras_api import forget_losses
+from keras_norms.keras_api import forget_losses
 from keras_norms.layers.observation import observed
 
 

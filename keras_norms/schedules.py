@@ -1,11 +1,10 @@
 """Numbers that change with the training step, for arguments such as `r_max`."""
 
-import numbers
-
 import numpy as np
 import tensorflow as tf
 
-from keras_norms.layers.keras_api import keras
+from keras_norms.arguments import is_number, plain, require
+from keras_norms.keras_api import keras
 
 Schedule = keras.optimizers.schedules.LearningRateSchedule
 
@@ -38,21 +37,18 @@ class LinearRamp(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, start_step, end_step, start_value, end_value):
         for name, value in (("start_step", start_step), ("end_step", end_step)):
-            if not _is_finite(value) or value < 0:
-                raise ValueError(
-                    f"LinearRamp: `{name}` must be a number, at least 0. "
-                    f"Received: {name}={value!r}."
-                )
+            rule = f"`{name}` must be a number, at least 0"
+            require(is_number(value, 0), "LinearRamp", rule, **{name: value})
         for name, value in (("start_value", start_value), ("end_value", end_value)):
-            if not _is_finite(value):
-                raise ValueError(
-                    f"LinearRamp: `{name}` must be a finite number. Received: {name}={value!r}."
-                )
-        if not start_step < end_step:
-            raise ValueError(
-                "LinearRamp: `end_step` must be above `start_step`. "
-                f"Received: start_step={start_step}, end_step={end_step}."
-            )
+            rule = f"`{name}` must be a finite number"
+            require(is_number(value), "LinearRamp", rule, **{name: value})
+        require(
+            start_step < end_step,
+            "LinearRamp",
+            "`end_step` must be above `start_step`",
+            start_step=start_step,
+            end_step=end_step,
+        )
         self.start_step = start_step
         self.end_step = end_step
         self.start_value = start_value
@@ -66,16 +62,19 @@ class LinearRamp(keras.optimizers.schedules.LearningRateSchedule):
         >>> ramp.start_step, ramp.end_step
         (30, 250)
         """
-        if not _is_finite(total_steps) or total_steps < 1:
-            raise ValueError(
-                "LinearRamp: `total_steps` must be a number, at least 1. "
-                f"Received: total_steps={total_steps!r}."
-            )
-        if not (_is_finite(start) and _is_finite(end) and 0 <= start < end <= 1):
-            raise ValueError(
-                "LinearRamp: `start` and `end` must be shares with 0 <= start < end <= 1. "
-                f"Received: start={start!r}, end={end!r}."
-            )
+        require(
+            is_number(total_steps, 1),
+            "LinearRamp",
+            "`total_steps` must be a number, at least 1",
+            total_steps=total_steps,
+        )
+        require(
+            is_number(start, 0, 1) and is_number(end, 0, 1) and start < end,
+            "LinearRamp",
+            "`start` and `end` must be shares with 0 <= start < end <= 1",
+            start=start,
+            end=end,
+        )
         return cls(round(start * total_steps), round(end * total_steps), start_value, end_value)
 
     def __call__(self, step):
@@ -109,30 +108,29 @@ def schedule_or_number(value, name, low, owner):
     Raises:
         ValueError: for anything else, and for numbers below `low`.
     """
-    rule = f"{owner}: `{name}` must be a number, at least {low}, or a Keras schedule of such"
+    rule = f"`{name}` must be a number, at least {low}, or a Keras schedule"
     if isinstance(value, dict):
         value = keras.optimizers.schedules.deserialize(value)
     if not isinstance(value, Schedule):
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        try:
-            if is_number and value >= low:
-                return float(value)
-        except OverflowError:
-            pass  # An int that no float holds.
-        raise ValueError(f"{rule}. Received: {name}={value!r}.")
+        # An infinite number is a limit that never binds.
+        require(is_number(value, low, may_be_infinite=True), owner, rule, **{name: value})
+        return float(value)
     try:
         first = np.asarray(value(tf.constant(0, tf.int64)), float)
     except Exception as error:
         raise ValueError(
-            f"{rule}. Received: {name}={value!r}, which at step 0 fails: {error}"
+            f"{owner}: {rule}. Received: {name}={value!r}, which at step 0 fails: {error}"
         ) from error
     if first.shape != () or not first >= low:
-        raise ValueError(f"{rule}. Received: {name}={value!r}, which at step 0 is {first}.")
+        raise ValueError(
+            f"{owner}: {rule}. Received: {name}={value!r}, which at step 0 is {first}."
+        )
     try:
         keras.optimizers.schedules.serialize(value)
     except Exception as error:
         raise ValueError(
-            f"{rule} that can be saved. Received: {name}={value!r}, without a `get_config`."
+            f"{owner}: {rule} that can be saved. Received: {name}={value!r}, without a "
+            "`get_config`."
         ) from error
     return value
 
@@ -156,11 +154,6 @@ def moves_after(schedule, step):
 
 
 def as_config(value):
-    """What JSON can hold of a float or a schedule."""
-    return keras.optimizers.schedules.serialize(value) if isinstance(value, Schedule) else value
-
-
-def _is_finite(value):
-    return (
-        isinstance(value, numbers.Real) and not isinstance(value, bool) and bool(np.isfinite(value))
-    )
+    """What JSON can hold of an argument, which may be a schedule."""
+    is_schedule = isinstance(value, Schedule)
+    return keras.optimizers.schedules.serialize(value) if is_schedule else plain(value)

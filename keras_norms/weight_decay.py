@@ -2,8 +2,8 @@
 
 import warnings
 
+from keras_norms.keras_api import keras, nested_layers
 from keras_norms.layers.batchless_normalization import BatchlessNormalization
-from keras_norms.layers.keras_api import keras, nested_layers
 
 
 def exclude_statistics_from_weight_decay(optimizer, model, var_names=()):

@@ -6,7 +6,7 @@ import tensorflow as tf
 import tensorflow_addons as tfa
 
 import keras_norms
-from keras_norms.layers.keras_api import keras
+from keras_norms.keras_api import keras
 from tests import oracles
 
 KINDS = [keras_norms.BatchNormalization, keras_norms.SyncBatchNormalization]

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import keras_norms
 from keras_norms.diagnostics import training_inference_discrepancy
-from keras_norms.layers.keras_api import IS_KERAS_3, keras
+from keras_norms.keras_api import IS_KERAS_3, keras
 from tests import oracles, strategies
 
 X = np.array([[1.0, 2.0], [2.0, 0.0], [4.0, 1.0], [9.0, -3.0]])

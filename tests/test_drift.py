@@ -10,7 +10,7 @@ import keras_norms
 from keras_norms.diagnostics import StatisticsReference
 from keras_norms.diagnostics.drift import divergence
 from keras_norms.diagnostics.drift_report import short_labels
-from keras_norms.layers.keras_api import keras
+from keras_norms.keras_api import keras
 from tests import oracles
 
 CHANNELS = 24

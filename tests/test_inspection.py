@@ -12,7 +12,7 @@ import pytest
 import keras_norms
 from keras_norms import cli
 from keras_norms.inspection import read_npz
-from keras_norms.layers.keras_api import IS_KERAS_3, keras
+from keras_norms.keras_api import IS_KERAS_3, keras
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_the_verdict_is_printed(files, capsys):
 def test_a_layer_of_a_module_that_is_imported(files, monkeypatch, capsys):
     module = files / "layers_of_mine.py"
     module.write_text(
-        "from keras_norms.layers.keras_api import keras\n\n\n"
+        "from keras_norms.keras_api import keras\n\n\n"
         "@keras.utils.register_keras_serializable('mine')\n"
         "class Doubled(keras.layers.Layer):\n"
         "    def call(self, inputs):\n"

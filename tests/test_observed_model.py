@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import keras_norms
 from keras_norms.diagnostics import StatisticsReference, training_inference_discrepancy
-from keras_norms.layers.keras_api import IS_KERAS_3, keras
+from keras_norms.keras_api import IS_KERAS_3, keras
 
 X = np.random.default_rng(1).normal(size=(12, 3)).astype(np.float32)
 

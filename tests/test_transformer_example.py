@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_norms.layers.keras_api import keras
+from keras_norms.keras_api import keras
 
 from .example_runs import EXAMPLES
 

@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_norms.diagnostics.batch_statistics import named
+from keras_norms.keras_api import keras, nested_layers
 from keras_norms.layers.batchless_normalization import BatchlessNormalization
-from keras_norms.layers.keras_api import keras, nested_layers
 
 
 def _is(kind, value):

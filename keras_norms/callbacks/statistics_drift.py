@@ -3,11 +3,11 @@
 import os
 import warnings
 
+from keras_norms.arguments import is_number
 from keras_norms.diagnostics.activation_statistics import ActivationStatistics
 from keras_norms.diagnostics.statistics_reference import StatisticsReference, check_options
 from keras_norms.input_batches import InputBatches
-from keras_norms.layers.keras_api import keras
-from keras_norms.layers.validation import is_number
+from keras_norms.keras_api import keras
 
 OWNER = "StatisticsDrift"
 

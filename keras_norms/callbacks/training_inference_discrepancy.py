@@ -14,7 +14,7 @@ from keras_norms.diagnostics.batch_statistics import (
     stored_statistics,
 )
 from keras_norms.diagnostics.discrepancy import ratios_by_channel, ratios_of_norms
-from keras_norms.layers.keras_api import keras
+from keras_norms.keras_api import keras
 
 OWNER = "TrainingInferenceDiscrepancy"
 

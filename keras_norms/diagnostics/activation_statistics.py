@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_norms.diagnostics.batch_statistics import batch_statistics_layers
-from keras_norms.layers.keras_api import keras, state_kept
+from keras_norms.keras_api import keras, state_kept
 from keras_norms.observed_model import ObservedModel
 from keras_norms.ops import kernels
 from keras_norms.statistics.moments import MOMENTS

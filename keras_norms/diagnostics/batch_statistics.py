@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from keras_norms.layers.keras_api import nested_layers
+from keras_norms.keras_api import nested_layers
 
 
 def named(layers):

@@ -11,7 +11,7 @@ from keras_norms.diagnostics.batch_statistics import (
     stored_statistics,
 )
 from keras_norms.input_batches import InputBatches
-from keras_norms.layers.keras_api import keras, state_kept
+from keras_norms.keras_api import keras, state_kept
 from keras_norms.observed_model import ObservedModel
 from keras_norms.ops import kernels
 

@@ -6,12 +6,12 @@ import pathlib
 
 import numpy as np
 
+from keras_norms.arguments import is_number
 from keras_norms.diagnostics.activation_statistics import ActivationStatistics, merged
 from keras_norms.diagnostics.batch_statistics import batch_statistics_layers
 from keras_norms.diagnostics.drift import MEASURES, Drift, divergence
 from keras_norms.files import write_whole
 from keras_norms.input_batches import InputBatches
-from keras_norms.layers.validation import is_number
 
 OWNER = "StatisticsReference"
 FORMAT = 1

@@ -1,19 +1,22 @@
 """What all batch-statistics layers share: arguments, weights, masks, modes, updates.
 
-A layer of the family overrides the one thing that it changes: `_affine`, the vectors
-that it normalizes with, `_update`, what it remembers, or `statistic`.
+A layer of the family overrides the one thing that it changes: `_affine`, the vectors that it
+normalizes with, `kept`, what it remembers, or `statistic`.
 """
 
 import functools
 
 import tensorflow as tf
 
-from keras_norms.layers.channels import ChannelNormalization
-from keras_norms.layers.keras_api import add_moving_statistic, check_may_build, keras
-from keras_norms.layers.validation import check_arguments, static_if_possible, stock_config
+from keras_norms.keras_api import add_moving_statistic, add_step, check_may_build, keras
+from keras_norms.layers.channels import ChannelNormalization, argument_names
+from keras_norms.layers.inputs import static_if_possible
+from keras_norms.layers.rules import check_arguments, check_batch_options
+from keras_norms.layers.stock_config import stock_config
 from keras_norms.ops.kernels import blend
-from keras_norms.statistics.moments import MOMENTS, pool_segments
+from keras_norms.statistics.moments import MOMENTS
 from keras_norms.statistics.moving_average import MovingAverage
+from keras_norms.statistics.moving_statistics import MOVING_VARIANCE
 from keras_norms.statistics.normalize import ALONE, normalize_batch
 from keras_norms.statistics.replicas import ReplicaGroup
 
@@ -22,18 +25,8 @@ class BatchNormalizationBase(ChannelNormalization):
     """See `BatchNormalization`, whose arguments these are."""
 
     statistic = MOMENTS
-    config_names = (
-        *ChannelNormalization.config_names,
-        "momentum",
-        "moving_mean_initializer",
-        "moving_variance_initializer",
-        "synchronized",
-        "group_size",
-        "virtual_batch_size",
-        "unbiased_moving_variance",
-        "skip_nonfinite_updates",
-        "max_update",
-    )
+    kept = MOVING_VARIANCE
+    counts_steps = False
 
     def __init__(
         self,
@@ -60,16 +53,16 @@ class BatchNormalizationBase(ChannelNormalization):
         **kwargs,
     ):
         super().__init__(
-            axis,
-            epsilon,
-            center,
-            scale,
-            beta_initializer,
-            gamma_initializer,
-            beta_regularizer,
-            gamma_regularizer,
-            beta_constraint,
-            gamma_constraint,
+            axis=axis,
+            epsilon=epsilon,
+            center=center,
+            scale=scale,
+            beta_initializer=beta_initializer,
+            gamma_initializer=gamma_initializer,
+            beta_regularizer=beta_regularizer,
+            gamma_regularizer=gamma_regularizer,
+            beta_constraint=beta_constraint,
+            gamma_constraint=gamma_constraint,
             **kwargs,
         )
         self.momentum = momentum
@@ -81,7 +74,8 @@ class BatchNormalizationBase(ChannelNormalization):
         self.unbiased_moving_variance = unbiased_moving_variance
         self.skip_nonfinite_updates = skip_nonfinite_updates
         self.max_update = max_update
-        check_arguments(self, self._owner)
+        check_arguments(self, argument_names(BatchNormalizationBase), self._owner)
+        check_batch_options(self, self._owner)
 
     def call(self, inputs, training=None, mask=None):
         x, weights, axis, restore = self._viewed(inputs, mask)
@@ -93,7 +87,7 @@ class BatchNormalizationBase(ChannelNormalization):
         enabled = None if training is True else training
         y, statistics, extras = normalize_batch(
             x,
-            self._transform(state, enabled, weights),
+            self._transform(self._prepare(state), enabled, may_be_empty=weights is not None),
             parameters,
             statistic=self.statistic,
             axis=axis,
@@ -101,30 +95,11 @@ class BatchNormalizationBase(ChannelNormalization):
             segment_size=self.virtual_batch_size,
             group=self._group(),
         )
-        self._update(state, statistics, extras, enabled)
+        updated = self._update(state, statistics, enabled)
+        self._use_extras(state, updated, statistics, extras, enabled)
         return restore(y)
 
-    # What a layer of the family overrides:
-
-    def _add_state(self, shape):
-        """Creates the weights that are not trained."""
-        self.moving_mean = add_moving_statistic(
-            self, "moving_mean", shape, self.moving_mean_initializer
-        )
-        self.moving_variance = add_moving_statistic(
-            self, "moving_variance", shape, self.moving_variance_initializer
-        )
-
-    def _read_state(self):
-        """The values of that state before this call, by name. `_affine` may not read variables."""
-        return {
-            "moving_mean": self._vector(self.moving_mean),
-            "moving_variance": self._vector(self.moving_variance),
-        }
-
-    def _stored_statistics(self, state):
-        """What inference uses in place of the batch's statistics, by their names there."""
-        return {"mean": state["moving_mean"], "variance": state["moving_variance"]}
+    # What a layer of the family overrides, beside `statistic`, `kept` and `counts_steps`:
 
     def _affine(self, state, statistics, gamma=None, beta=None):
         """Scale, center, shift and any extras for training, from statistics of the batch."""
@@ -133,24 +108,50 @@ class BatchNormalizationBase(ChannelNormalization):
         scale = inverse_stddev if gamma is None else tf.cast(gamma, tf.float64) * inverse_stddev
         return scale, statistics.mean, None if beta is None else tf.cast(beta, tf.float64)
 
+    def _prepare(self, state):
+        """The state as `_affine` wants it. Computed once, while `_affine` runs twice."""
+        return state
+
+    def _use_extras(self, state, updated, statistics, extras, enabled):
+        """Takes what `_affine` returned beyond the vectors, for a loss or a metric."""
+
+    # The mechanism.
+
+    def _add_state(self, shape):
+        def initial_spread(shape, dtype=None):
+            variance = tf.cast(self.moving_variance_initializer(shape, dtype=dtype), dtype)
+            return self.kept.of_variance(variance, self.epsilon)
+
+        initializers = self.moving_mean_initializer, initial_spread
+        for name, initializer in zip(self.kept.names, initializers, strict=True):
+            setattr(self, name, add_moving_statistic(self, name, shape, initializer))
+        if self.counts_steps:
+            self.step = add_step(self, "step")
+
+    def _read_state(self):
+        """The values of the state before this call, by name. `_affine` may not read variables."""
+        state = {name: self._vector(getattr(self, name)) for name in self.kept.names}
+        if self.counts_steps:
+            state["step"] = tf.convert_to_tensor(self.step)
+        return state
+
     def _inference_affine(self, state, gamma=None, beta=None):
         """Scale, center and shift for inference, from the state."""
-        inverse_stddev = tf.math.rsqrt(state["moving_variance"] + self.epsilon)
+        inverse_stddev = self.kept.inverse_stddev(state[self.kept.spread], self.epsilon)
         scale = inverse_stddev if gamma is None else gamma * inverse_stddev
         return scale, state["moving_mean"], beta
 
-    def _update(self, state, statistics, extras, enabled):
-        """Remembers what inference needs. `enabled` is None or a bool tensor."""
-        del extras
-        if self.virtual_batch_size is not None:
-            statistics = pool_segments(statistics)
-        mean, variance = self._rule().updated(
-            state["moving_mean"], state["moving_variance"], statistics, enabled
-        )
-        self.moving_mean.assign(tf.reshape(mean, self.moving_mean.shape))
-        self.moving_variance.assign(tf.reshape(variance, self.moving_variance.shape))
-
-    # The mechanism.
+    def _update(self, state, statistics, enabled):
+        """Remembers the batch, and returns the new state. `enabled` is None or a bool tensor."""
+        old = [state[name] for name in self.kept.names]
+        new = self._moving_average().updated(*old, statistics, enabled)
+        for name, value in zip(self.kept.names, new, strict=True):
+            weight = getattr(self, name)
+            weight.assign(tf.reshape(value, weight.shape))
+        if self.counts_steps:
+            one = tf.constant(1, tf.int64) if enabled is None else tf.cast(enabled, tf.int64)
+            self.step.assign(state["step"] + one)
+        return dict(zip(self.kept.names, new, strict=True))
 
     def _check_build(self, axes):
         if self.virtual_batch_size is not None and 0 in axes:
@@ -161,31 +162,39 @@ class BatchNormalizationBase(ChannelNormalization):
         if self.synchronized:
             check_may_build(self._owner)
 
-    def _rule(self):
-        options = self.unbiased_moving_variance, self.skip_nonfinite_updates, self.max_update
-        return MovingAverage(self.momentum, self.epsilon, *options)
+    def _moving_average(self):
+        return MovingAverage(
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            kept=self.kept,
+            unbiased=self.unbiased_moving_variance,
+            skip_nonfinite=self.skip_nonfinite_updates,
+            max_update=self.max_update,
+        )
 
     def _group(self):
         if not self.synchronized:
             return ALONE
         return ReplicaGroup(self.group_size, self._owner)
 
-    def _transform(self, state, enabled, weights):
+    def _transform(self, state, enabled, may_be_empty):
         """`_affine`, with the stored statistics where the batch's are not to be used.
 
         That is where `training` is a tensor and false, and where a mask leaves nothing.
         They are selected by `where`, since a collective cannot be in a `tf.cond`.
         """
-        if enabled is None and weights is None:
+        if enabled is None and not may_be_empty:
             return functools.partial(self._affine, state)
 
         def transform(statistics, **parameters):
             use_batch = statistics.count > 0.0
             if enabled is not None:
                 use_batch = tf.logical_and(use_batch, enabled)
+            mean, spread = (tf.cast(state[name], tf.float64) for name in self.kept.names)
+            stored = {"mean": mean, "variance": self.kept.variance(spread, self.epsilon)}
             selected = {
-                name: tf.where(use_batch, getattr(statistics, name), tf.cast(stored, tf.float64))
-                for name, stored in self._stored_statistics(state).items()
+                name: tf.where(use_batch, getattr(statistics, name), value)
+                for name, value in stored.items()
             }
             return self._affine(state, statistics._replace(**selected), **parameters)
 

@@ -2,11 +2,12 @@
 
 import tensorflow as tf
 
+from keras_norms.keras_api import keras
 from keras_norms.layers.base import BatchNormalizationBase
-from keras_norms.layers.keras_api import add_moving_statistic, add_step, keras
-from keras_norms.layers.validation import checked_flag, renorm_config
-from keras_norms.schedules import LinearRamp, as_config, schedule_or_number, value_at
-from keras_norms.statistics.moments import pool_segments
+from keras_norms.layers.rules import check_arguments
+from keras_norms.layers.stock_config import renorm_config
+from keras_norms.schedules import LinearRamp, schedule_or_number, value_at
+from keras_norms.statistics.moving_statistics import MOVING_STDDEV
 
 R_MAX = LinearRamp(5_000, 40_000, 1.0, 3.0)
 D_MAX = LinearRamp(5_000, 25_000, 0.0, 5.0)
@@ -77,6 +78,9 @@ class BatchRenormalization(BatchNormalizationBase):
         Ioffe, 2017, https://arxiv.org/abs/1702.03275, Algorithm 1.
     """
 
+    kept = MOVING_STDDEV
+    counts_steps = True
+
     def __init__(
         self,
         axis=-1,
@@ -91,44 +95,23 @@ class BatchRenormalization(BatchNormalizationBase):
         super().__init__(axis, momentum, epsilon, **kwargs)
         self.r_max = schedule_or_number(r_max, "r_max", 1.0, self._owner)
         self.d_max = schedule_or_number(d_max, "d_max", 0.0, self._owner)
-        self.clipping_metrics = checked_flag(clipping_metrics, "clipping_metrics", self._owner)
+        self.clipping_metrics = clipping_metrics
+        check_arguments(self, ["clipping_metrics"], self._owner)
         if self.clipping_metrics:
             self.r_clipped = keras.metrics.Mean(name=f"{self.name}_r_clipped")
             self.d_clipped = keras.metrics.Mean(name=f"{self.name}_d_clipped")
 
-    def _add_state(self, shape):
-        def initial_stddev(shape, dtype=None):
-            variance = tf.cast(self.moving_variance_initializer(shape, dtype=dtype), dtype)
-            return tf.sqrt(variance + self.epsilon)
-
-        self.moving_mean = add_moving_statistic(
-            self, "moving_mean", shape, self.moving_mean_initializer
-        )
-        self.moving_stddev = add_moving_statistic(self, "moving_stddev", shape, initial_stddev)
-        self.step = add_step(self, "step")
-
-    def _read_state(self):
-        step = tf.convert_to_tensor(self.step)
-        moving_mean, moving_stddev = map(self._vector, (self.moving_mean, self.moving_stddev))
-        return {"moving_mean": moving_mean, "moving_stddev": moving_stddev, "step": step}
-
-    def _transform(self, state, enabled, weights):
-        """With what `_affine` needs of the state, computed once: it runs forward and backward."""
+    def _prepare(self, state):
+        moving_mean, moving_stddev = (tf.cast(state[name], tf.float64) for name in self.kept.names)
         r_max = value_at(self.r_max, state["step"], 1.0)
         d_max = value_at(self.d_max, state["step"], 0.0)
-        stddev = self._floored(tf.cast(state["moving_stddev"], tf.float64))
-        prepared = {
+        return {
             **state,
-            "exact_mean": tf.cast(state["moving_mean"], tf.float64),
-            "inverse": 1.0 / stddev,
+            "exact_mean": moving_mean,
+            "inverse": self.kept.inverse_stddev(moving_stddev, self.epsilon),
             "r_limits": (1.0 / r_max, r_max),
             "d_limits": (-d_max, d_max),
         }
-        return super()._transform(prepared, enabled, weights)
-
-    def _stored_statistics(self, state):
-        variance = tf.square(tf.cast(state["moving_stddev"], tf.float64)) - self.epsilon
-        return {"mean": state["moving_mean"], "variance": variance}
 
     def _affine(self, state, statistics, gamma=None, beta=None):
         inverse_stddev = tf.math.rsqrt(statistics.variance + self.epsilon)
@@ -153,41 +136,12 @@ class BatchRenormalization(BatchNormalizationBase):
         ]
         return scale, statistics.mean, shift, *shares
 
-    def _inference_affine(self, state, gamma=None, beta=None):
-        scale = 1.0 / self._floored(state["moving_stddev"])
-        return scale if gamma is None else gamma * scale, state["moving_mean"], beta
-
-    def _update(self, state, statistics, extras, enabled):
-        if self.virtual_batch_size is not None:  # The average of their standard deviations.
-            stddev = tf.sqrt(statistics.variance + self.epsilon)
-            pooled = pool_segments(statistics._replace(variance=stddev))
-            statistics = pooled._replace(variance=tf.square(pooled.variance) - self.epsilon)
-        mean, stddev = self._rule().updated_stddev(
-            state["moving_mean"], state["moving_stddev"], statistics, enabled
-        )
-        self.moving_mean.assign(tf.reshape(mean, self.moving_mean.shape))
-        self.moving_stddev.assign(tf.reshape(stddev, self.moving_stddev.shape))
-        one = tf.constant(1, tf.int64) if enabled is None else tf.cast(enabled, tf.int64)
-        self.step.assign(state["step"] + one)
-        for metric, share in zip(self._clipping(), extras, strict=True):
+    def _use_extras(self, state, updated, statistics, extras, enabled):
+        if self.clipping_metrics:
             counts = tf.reduce_any(statistics.count > 0.0)
             weight = tf.cast(counts if enabled is None else counts & enabled, tf.float32)
-            metric.update_state(tf.cast(share, tf.float32), sample_weight=weight)
-
-    def _clipping(self):
-        return (self.r_clipped, self.d_clipped) if self.clipping_metrics else ()
-
-    def _floored(self, stddev):
-        """A standard deviation has epsilon in it; a loaded or initial one might be 0."""
-        return tf.maximum(stddev, tf.cast(self.epsilon**0.5, stddev.dtype))
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "r_max": as_config(self.r_max),
-            "d_max": as_config(self.d_max),
-            "clipping_metrics": self.clipping_metrics,
-        }
+            for metric, share in zip((self.r_clipped, self.d_clipped), extras, strict=True):
+                metric.update_state(tf.cast(share, tf.float32), sample_weight=weight)
 
     @classmethod
     def from_config(cls, config):

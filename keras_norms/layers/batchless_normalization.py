@@ -5,14 +5,15 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_norms.layers.channels import ChannelNormalization
-from keras_norms.layers.keras_api import (
+from keras_norms.keras_api import (
     add_moving_statistic,
     add_parameter,
     keep_losses_per_thread,
     keras,
 )
-from keras_norms.layers.validation import check_batchless_arguments, static_if_possible
+from keras_norms.layers.channels import ChannelNormalization, argument_names
+from keras_norms.layers.inputs import static_if_possible
+from keras_norms.layers.rules import check_arguments, check_choice
 from keras_norms.ops.kernels import blend
 from keras_norms.statistics.given import normalize_given
 from keras_norms.statistics.parametrization import PARAMETRIZATIONS
@@ -107,16 +108,6 @@ class BatchlessNormalization(ChannelNormalization):
         Berger and Uc Cetina, 2022, https://arxiv.org/abs/2212.14729.
     """
 
-    config_names = (
-        *ChannelNormalization.config_names,
-        "mean_initializer",
-        "stddev_initializer",
-        "parametrization",
-        "nll_weight",
-        "learning_rate_multiplier",
-        "monitor",
-    )
-
     def __init__(
         self,
         axis=-1,
@@ -139,16 +130,16 @@ class BatchlessNormalization(ChannelNormalization):
         **kwargs,
     ):
         super().__init__(
-            axis,
-            epsilon,
-            center,
-            scale,
-            beta_initializer,
-            gamma_initializer,
-            beta_regularizer,
-            gamma_regularizer,
-            beta_constraint,
-            gamma_constraint,
+            axis=axis,
+            epsilon=epsilon,
+            center=center,
+            scale=scale,
+            beta_initializer=beta_initializer,
+            gamma_initializer=gamma_initializer,
+            beta_regularizer=beta_regularizer,
+            gamma_regularizer=gamma_regularizer,
+            beta_constraint=beta_constraint,
+            gamma_constraint=gamma_constraint,
             **kwargs,
         )
         self.mean_initializer = keras.initializers.get(mean_initializer)
@@ -157,7 +148,8 @@ class BatchlessNormalization(ChannelNormalization):
         self.nll_weight = nll_weight
         self.learning_rate_multiplier = learning_rate_multiplier
         self.monitor = monitor
-        check_batchless_arguments(self, PARAMETRIZATIONS, self._owner)
+        check_choice(self, "parametrization", tuple(PARAMETRIZATIONS), self._owner)
+        check_arguments(self, argument_names(BatchlessNormalization), self._owner)
         keep_losses_per_thread(self)
 
     def _add_state(self, shape):

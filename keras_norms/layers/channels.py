@@ -1,11 +1,16 @@
 """What all layers of the package share: channel axes, gamma and beta, inputs, configs."""
 
+import functools
+import inspect
+
 import tensorflow as tf
 
-from keras_norms.layers.keras_api import add_parameter, check_backend, keras
-from keras_norms.layers.validation import check_shared_arguments, plain, real_tensor
+from keras_norms.keras_api import add_parameter, check_backend, keras
+from keras_norms.layers.inputs import real_tensor
+from keras_norms.layers.rules import check_arguments
 from keras_norms.ops.layout import ChannelView, canonical_axes
 from keras_norms.ops.weights import row_weights
+from keras_norms.schedules import as_config
 
 SERIALIZE = {
     "initializer": keras.initializers.serialize,
@@ -14,21 +19,23 @@ SERIALIZE = {
 }
 
 
+@functools.cache
+def argument_names(layer_class):
+    """The constructor arguments of a layer class, those of its parents here included.
+
+    They are read off the signatures, so that an argument stands once. Classes that users derive
+    have their own `get_config`.
+    """
+    names = {}
+    for parent in reversed(layer_class.__mro__):
+        if parent.__module__.startswith("keras_norms."):
+            parameters = list(inspect.signature(parent.__init__).parameters.values())[1:]
+            names |= {p.name: None for p in parameters if p.kind != p.VAR_KEYWORD}
+    return tuple(names)
+
+
 class ChannelNormalization(keras.layers.Layer):
     """`y = scale * (x - center) + shift` per channel, with gamma and beta in scale and shift."""
-
-    config_names: tuple[str, ...] = (
-        "axis",
-        "epsilon",
-        "center",
-        "scale",
-        "beta_initializer",
-        "gamma_initializer",
-        "beta_regularizer",
-        "gamma_regularizer",
-        "beta_constraint",
-        "gamma_constraint",
-    )
 
     def __init__(
         self,
@@ -58,7 +65,7 @@ class ChannelNormalization(keras.layers.Layer):
         self.gamma_regularizer = keras.regularizers.get(gamma_regularizer)
         self.beta_constraint = keras.constraints.get(beta_constraint)
         self.gamma_constraint = keras.constraints.get(gamma_constraint)
-        check_shared_arguments(self, self._owner)
+        check_arguments(self, argument_names(ChannelNormalization), self._owner)
         self.axis = [int(a) for a in axis] if isinstance(axis, (list, tuple)) else int(axis)
 
     def build(self, input_shape):
@@ -143,7 +150,7 @@ class ChannelNormalization(keras.layers.Layer):
 
     def get_config(self):
         config = super().get_config()
-        for name in self.config_names:
+        for name in argument_names(type(self)):
             value = getattr(self, name)
-            config[name] = SERIALIZE.get(name.rpartition("_")[2], plain)(value)
+            config[name] = SERIALIZE.get(name.rpartition("_")[2], as_config)(value)
         return config

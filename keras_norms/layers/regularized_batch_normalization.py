@@ -1,14 +1,13 @@
 """Regularized batch normalization: a penalty on the gap between training and inference."""
 
-import functools
-
 import numpy as np
 import tensorflow as tf
 
+from keras_norms.arguments import is_number, require
+from keras_norms.keras_api import keep_losses_per_thread, keras
 from keras_norms.layers.base import BatchNormalizationBase
-from keras_norms.layers.keras_api import add_step, keep_losses_per_thread, keras
-from keras_norms.layers.validation import is_number, require
-from keras_norms.schedules import as_config, schedule_or_number, value_at
+from keras_norms.layers.rules import check_choice
+from keras_norms.schedules import schedule_or_number, value_at
 
 PENALTIES = ("variance_l1", "stddev_l2")
 TARGETS = ("updated", "previous")
@@ -102,10 +101,10 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
         self.penalty = penalty
         self.penalty_uses = penalty_uses
         for name in WEIGHTS:
-            require(self, self._owner, f"`{name}` must be finite", name, _is_no_infinity)
-        for name, known in (("penalty", PENALTIES), ("penalty_uses", TARGETS)):
-            rule = f"`{name}` must be one of {', '.join(map(repr, known))}"
-            require(self, self._owner, rule, name, functools.partial(_is_one_of, known))
+            weight = getattr(self, name)
+            require(weight != np.inf, self._owner, f"`{name}` must be finite", **{name: weight})
+        check_choice(self, "penalty", PENALTIES, self._owner)
+        check_choice(self, "penalty_uses", TARGETS, self._owner)
         keep_losses_per_thread(self)
 
     @staticmethod
@@ -122,53 +121,38 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
         >>> keras_norms.RegularizedBatchNormalization.weight_of_token_sum(0.1, tokens=4096)
         2.44140625e-05
         """
-        if not is_number(tokens, 0) or tokens == 0:
-            raise ValueError(
-                f"weight_of_token_sum: `tokens` must be above 0. Received: tokens={tokens!r}."
-            )
-        if not is_number(weight, 0):
-            raise ValueError(
-                f"weight_of_token_sum: `weight` must be a finite number, at least 0. "
-                f"Received: weight={weight!r}."
-            )
-        if not is_number(weight / tokens, 0):
-            raise ValueError(
-                "weight_of_token_sum: the quotient must be finite. "
-                f"Received: weight={weight!r}, tokens={tokens!r}."
-            )
+        owner = "weight_of_token_sum"
+        is_above = is_number(tokens, 0, may_be_infinite=True) and tokens > 0
+        require(is_above, owner, "`tokens` must be above 0", tokens=tokens)
+        rule = "`weight` must be a finite number, at least 0"
+        require(is_number(weight, 0), owner, rule, weight=weight)
+        rule = "the quotient must be finite"
+        require(is_number(weight / tokens, 0), owner, rule, weight=weight, tokens=tokens)
         return weight / tokens
 
     @property
-    def _has_schedule(self):
+    def counts_steps(self):
         return any(not isinstance(getattr(self, name), float) for name in WEIGHTS)
 
     @property
     def _has_penalty(self):
         return any(getattr(self, name) != 0.0 for name in WEIGHTS)
 
-    def _add_state(self, shape):
-        super()._add_state(shape)
-        if self._has_schedule:
-            self.step = add_step(self, "step")
-
     def _affine(self, state, statistics, gamma=None, beta=None):
         """With mean and variance as extras, since extras carry gradients to the batch."""
         vectors = super()._affine(state, statistics, gamma, beta)
         return (*vectors, statistics.mean, statistics.variance) if self._has_penalty else vectors
 
-    def _update(self, state, statistics, extras, enabled):
-        super()._update(state, statistics, extras, enabled)
+    def _use_extras(self, state, updated, statistics, extras, enabled):
         if not self._has_penalty:
             return
         mean, variance = extras
-        if self.penalty_uses == "updated":
-            state = self._read_state()
+        used = updated if self.penalty_uses == "updated" else state
         moving_mean, moving_variance = (
-            tf.stop_gradient(tf.cast(state[name], tf.float64))
-            for name in ("moving_mean", "moving_variance")
+            tf.stop_gradient(tf.cast(used[name], tf.float64)) for name in self.kept.names
         )
         terms = zip(
-            self._weights_now(enabled),
+            [self._weight_now(name, state) for name in WEIGHTS],
             (tf.square(mean - moving_mean), self._spread_gap(variance, moving_variance)),
             strict=True,
         )
@@ -187,30 +171,7 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
         )
         return tf.square(stddev - moving_stddev)
 
-    def _weights_now(self, enabled):
-        """Both weights at this training call, which is counted."""
-        if not self._has_schedule:
-            return [getattr(self, name) for name in WEIGHTS]
-        step = tf.convert_to_tensor(self.step)
-        weights = [value_at(getattr(self, name), step, 0.0) for name in WEIGHTS]
-        self.step.assign_add(
-            tf.constant(1, tf.int64) if enabled is None else tf.cast(enabled, tf.int64)
-        )
-        return weights
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "mean_weight": as_config(self.mean_weight),
-            "variance_weight": as_config(self.variance_weight),
-            "penalty": self.penalty,
-            "penalty_uses": self.penalty_uses,
-        }
-
-
-def _is_one_of(known, value):
-    return isinstance(value, str) and value in known
-
-
-def _is_no_infinity(value):
-    return not isinstance(value, float) or bool(np.isfinite(value))
+    def _weight_now(self, name, state):
+        """A weight at this training call."""
+        weight = getattr(self, name)
+        return value_at(weight, state["step"], 0.0) if self.counts_steps else weight

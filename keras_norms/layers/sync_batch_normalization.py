@@ -1,7 +1,7 @@
 """Batch normalization with the statistics of all replicas."""
 
+from keras_norms.keras_api import keras
 from keras_norms.layers.base import BatchNormalizationBase
-from keras_norms.layers.keras_api import keras
 
 
 @keras.saving.register_keras_serializable(package="keras_norms")

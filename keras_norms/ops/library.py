@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_norms.version import __version__
+
 PACKAGE_FOLDER = Path(__file__).parent / "_native"
 # What `_native.json` says besides the two versions.
 _DESCRIBED = {
@@ -72,14 +74,7 @@ def package_folder():
 
 def cache_folder():
     """Where `keras-norms build` puts it."""
-    return _cache_root() / f"{version()}-tensorflow-{tf.__version__}"
-
-
-def version():
-    """The version of keras_norms."""
-    import keras_norms
-
-    return keras_norms.__version__
+    return _cache_root() / f"{__version__}-tensorflow-{tf.__version__}"
 
 
 def driver_version():
@@ -121,7 +116,7 @@ def _description(folder):
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _Refused(f"has no readable _native.json: {error!r}.") from error
-    for name, installed in (("TensorFlow", tf.__version__), ("keras_norms", version())):
+    for name, installed in (("TensorFlow", tf.__version__), ("keras_norms", __version__)):
         if found[name] != installed:
             raise _Refused(f"was built for {name} {found[name]}, and {installed} is installed.")
     for name, kinds in _DESCRIBED.items():

@@ -66,13 +66,3 @@ class MomentsStatistic:
 
 
 MOMENTS = MomentsStatistic()
-
-
-def pool_segments(moments):
-    """Moments of segments as one: count-weighted averages of means and variances."""
-    count = tf.reduce_sum(moments.count, 0)
-    mean, variance = (
-        tf.math.divide_no_nan(tf.reduce_sum(moments.count * value, 0), count)
-        for value in (moments.mean, moments.variance)
-    )
-    return Moments(mean, variance, count)

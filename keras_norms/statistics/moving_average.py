@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_norms.statistics.moving_statistics import MOVING_VARIANCE, MovingStatistics
+
 
 class MovingAverage(NamedTuple):
     """The rule of a layer.
@@ -16,6 +18,7 @@ class MovingAverage(NamedTuple):
     Attributes:
         momentum: the share of the old value kept, in [0, 1].
         epsilon: the layer's epsilon.
+        kept: the spread that is averaged.
         unbiased: whether the batch variance is multiplied by count / (count - 1) where
             the count is above 1.
         skip_nonfinite: whether a batch with a mean or variance that is not finite, in any
@@ -27,51 +30,45 @@ class MovingAverage(NamedTuple):
 
     momentum: float
     epsilon: float
+    kept: MovingStatistics = MOVING_VARIANCE
     unbiased: bool = False
     skip_nonfinite: bool = False
     max_update: float | None = None
 
-    def updated(self, mean, variance, batch, enabled=None):
-        """Returns the new mean and variance.
+    def updated(self, mean, spread, batch, enabled=None):
+        """Returns the new mean and spread.
 
         Args:
             mean: the stored mean, `[channels]`.
-            variance: the stored variance.
-            batch: `Moments` of the batch.
+            spread: the stored spread, of the kind of `kept`.
+            batch: `Moments` of the batch, `[channels]`, or `[segments, channels]` of virtual
+                batches, which are averaged by count.
             enabled: None, or a bool tensor: where it is false nothing is updated.
         """
-        batch_mean, batch_variance, keep = self._entering(mean, variance, batch, enabled)
-        return (
-            tf.where(keep, self._mixed(mean, batch_mean), mean),
-            tf.where(keep, self._mixed(variance, batch_variance), variance),
-        )
-
-    def updated_stddev(self, mean, stddev, batch, enabled=None):
-        """The same for an average of the standard deviation, sqrt(variance + epsilon)."""
-        variance = tf.maximum(tf.square(stddev) - self.epsilon, 0.0)
-        batch_mean, batch_variance, keep = self._entering(mean, variance, batch, enabled)
-        batch_stddev = tf.sqrt(batch_variance + self.epsilon)
-        return (
-            tf.where(keep, self._mixed(mean, batch_mean), mean),
-            tf.where(keep, self._mixed(stddev, batch_stddev), stddev),
-        )
-
-    def _entering(self, mean, variance, batch, enabled):
-        """The batch's mean and variance as they enter, and where they do."""
-        batch_mean = tf.cast(batch.mean, mean.dtype)
-        batch_variance = tf.cast(self._variance(batch), variance.dtype)
-        keep = batch.count > 0.0
+        count, batch_mean = batch.count, batch.mean
+        batch_spread = self.kept.of_variance(self._variance(batch), self.epsilon)
+        if batch_mean.shape.rank == 2:
+            batch_mean, batch_spread = (
+                _average(value, count) for value in (batch_mean, batch_spread)
+            )
+            count = tf.reduce_sum(count, 0)
+        batch_mean = tf.cast(batch_mean, mean.dtype)
+        batch_spread = tf.cast(batch_spread, spread.dtype)
+        keep = count > 0.0
         if enabled is not None:
             keep = tf.logical_and(keep, enabled)
         if self.skip_nonfinite:
             # One test of the sum of both: it is finite only if each of them is.
-            finite = tf.math.is_finite(batch_mean + batch_variance)
+            finite = tf.math.is_finite(batch_mean + batch_spread)
             keep = tf.logical_and(keep, tf.reduce_all(finite))
         if self.max_update is not None:
             # A limit cannot hold NaN, so channels with it are left out.
-            keep = tf.logical_and(keep, tf.math.is_finite(batch_mean + batch_variance))
-            batch_mean, batch_variance = self._bounded(mean, variance, batch_mean, batch_variance)
-        return batch_mean, batch_variance, keep
+            keep = tf.logical_and(keep, tf.math.is_finite(batch_mean + batch_spread))
+            batch_mean, batch_spread = self._bounded(mean, spread, batch_mean, batch_spread)
+        return (
+            tf.where(keep, self._mixed(mean, batch_mean), mean),
+            tf.where(keep, self._mixed(spread, batch_spread), spread),
+        )
 
     def _mixed(self, old, batch):
         """Without NaN from a share of 0: momentum 1 never updates and 0 forgets the old value."""
@@ -85,14 +82,23 @@ class MovingAverage(NamedTuple):
         n = batch.count
         return batch.variance * tf.where(n > 1.0, n / tf.maximum(n - 1.0, 1e-300), 1.0)
 
-    def _bounded(self, mean, variance, batch_mean, batch_variance):
-        stddev = tf.sqrt(variance + self.epsilon)
+    def _bounded(self, mean, spread, batch_mean, batch_spread):
+        """The batch's mean and spread, within `max_update` stored standard deviations."""
+        stddev, batch_stddev = (
+            tf.sqrt(tf.maximum(self.kept.variance(value, self.epsilon), 0.0) + self.epsilon)
+            for value in (spread, batch_spread)
+        )
         limit = self.max_update * stddev
-        batch_stddev = tf.sqrt(batch_variance + self.epsilon)
         bounded = tf.clip_by_value(batch_stddev, tf.maximum(stddev - limit, 0.0), stddev + limit)
-        # Within the limits the variance is taken as it is, not as the square of its root.
+        variance = tf.maximum(tf.square(bounded) - self.epsilon, 0.0)
+        # Within the limits the spread is taken as it is, not as the square of its root.
         inside = tf.equal(bounded, batch_stddev)
         return (
             tf.clip_by_value(batch_mean, mean - limit, mean + limit),
-            tf.where(inside, batch_variance, tf.maximum(tf.square(bounded) - self.epsilon, 0.0)),
+            tf.where(inside, batch_spread, self.kept.of_variance(variance, self.epsilon)),
         )
+
+
+def _average(values, counts):
+    """The average over segments, by count."""
+    return tf.math.divide_no_nan(tf.reduce_sum(counts * values, 0), tf.reduce_sum(counts, 0))

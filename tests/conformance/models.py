@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_norms.layers.keras_api import keras
+from keras_norms.keras_api import keras
 
 
 def functional(layer, shape):

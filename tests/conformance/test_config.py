@@ -5,7 +5,7 @@ import json
 import numpy as np
 import tensorflow as tf
 
-from keras_norms.layers.keras_api import keras
+from keras_norms.keras_api import keras
 from tests.conformance import models
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_norms.layers.keras_api import IS_KERAS_3, keras
+from keras_norms.keras_api import IS_KERAS_3, keras
 from tests import catalog, strategies
 from tests.conformance import models
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import keras_norms
-from keras_norms.layers import keras_api
+from keras_norms import keras_api
 from tests.layers.one_device import states
 
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_norms
-from keras_norms.layers.keras_api import keras
+from keras_norms.keras_api import keras
 from tests import oracles
 
 X = np.array([[1.0, 2.0], [2.0, 0.0], [4.0, 1.0], [9.0, -3.0]])

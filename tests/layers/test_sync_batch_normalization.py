@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_norms
-from keras_norms.layers.keras_api import IS_KERAS_3
+from keras_norms.keras_api import IS_KERAS_3
 from tests import oracles, strategies
 
 CHANNELS = 3

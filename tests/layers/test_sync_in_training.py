@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_norms
-from keras_norms.layers.keras_api import IS_KERAS_3, keras
+from keras_norms.keras_api import IS_KERAS_3, keras
 from tests import oracles, strategies
 
 CHANNELS = 3

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_norms.ops.moments import Moments
-from keras_norms.statistics.moments import MOMENTS, pool_segments
+from keras_norms.statistics.moments import MOMENTS
 from tests import oracles
 
 X = np.array([[1.0, 2.0], [2.0, 0.0], [4.0, 1.0], [9.0, -3.0]])
@@ -53,12 +53,6 @@ def test_a_part_without_values_changes_nothing_whatever_its_place():
 def test_no_values_at_all_are_zeros():
     for vector in merged([X[:0], X[:0]]):
         np.testing.assert_array_equal(vector, np.zeros(vector.shape))
-
-
-def test_pooled_segments_are_averages_by_count():
-    segments = Moments(*map(tf.constant, ([[1.0], [5.0]], [[2.0], [6.0]], [[3.0], [1.0]])))
-    pooled = pool_segments(segments)
-    assert [float(v[0]) for v in pooled] == [2.0, 3.0, 4.0]
 
 
 @pytest.mark.parametrize("count", [0.0, 3.0])

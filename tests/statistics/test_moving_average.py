@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from keras_norms.ops.moments import Moments
 from keras_norms.statistics.moving_average import MovingAverage
+from keras_norms.statistics.moving_statistics import MOVING_STDDEV
 
 
 def update(rule, mean, variance, batch, enabled=None):
@@ -79,3 +80,10 @@ def test_what_is_not_taken_over_cannot_spoil_the_state(bad):
     assert closed == [[1.0], [2.0]]
     recovered = update(MovingAverage(0.0, 0.0), [bad], [bad], ([3.0], [4.0], [8.0]))
     assert recovered == [[3.0], [4.0]]
+
+
+def test_virtual_batches_are_averaged_by_count():
+    batch = ([[1.0], [5.0]], [[3.0], [8.0]], [[3.0], [1.0]])
+    assert update(MovingAverage(0.0, 0.0), [9.0], [9.0], batch) == [[2.0], [4.25]]
+    stddevs = MovingAverage(0.0, 1.0, MOVING_STDDEV)  # sqrt(3 + 1) three times, sqrt(8 + 1) once
+    assert update(stddevs, [9.0], [9.0], batch) == [[2.0], [2.25]]

@@ -1,0 +1,40 @@
+"""What a call of a layer may be given: its inputs and `training`."""
+
+import tensorflow as tf
+
+from keras_norms.arguments import is_bool
+
+
+def real_tensor(value, name, owner):
+    """`value` as a dense tensor of real numbers and known rank.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    rule = f"{owner}: `{name}` must be a dense tensor of real numbers with known rank"
+    try:
+        tensor = tf.convert_to_tensor(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{rule}. Received: {type(value).__name__}.") from error
+    if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
+        raise ValueError(f"{rule}. Received: dtype={tensor.dtype.name}.")
+    if tensor.shape.rank is None:
+        raise ValueError(f"{rule}. Received: a tensor of unknown rank.")
+    return tensor
+
+
+def static_if_possible(training, owner):
+    """`training` as a Python bool, or as a scalar bool tensor whose value is not known yet.
+
+    Raises:
+        ValueError: if it is neither a bool nor a scalar tensor.
+    """
+    if training is None or is_bool(training):
+        return bool(training)
+    if not tf.is_tensor(training) or training.shape.rank != 0 or training.dtype == tf.string:
+        raise ValueError(
+            f"{owner}: `training` must be a bool or a scalar tensor. Received: {training!r}."
+        )
+    training = tf.cast(tf.convert_to_tensor(training), tf.bool)
+    value = tf.get_static_value(training)
+    return training if value is None else bool(value)

@@ -1,0 +1,89 @@
+"""The rules for the arguments of layers: a row an argument, checked at construction."""
+
+import functools
+
+from keras_norms.arguments import is_bool, is_int, is_number, is_size, require
+
+
+def _is_axis(value):
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return len(values) > 0 and all(map(is_int, values))
+
+
+def _is_positive(value):
+    return is_number(value, 0) and value > 0
+
+
+def _or_none(rule):
+    return lambda value: value is None or rule(value)
+
+
+def _at_least_zero(value):
+    return is_number(value, 0)
+
+
+_BOOL = "must be a bool", is_bool
+_SIZE = "must be a positive int or None", _or_none(is_size)
+# For each argument that has a rule of its own: what it must be, and whether a value is.
+RULES = {
+    "axis": ("must be an int or a list of ints", _is_axis),
+    "epsilon": ("must be a finite number, at least 0", _at_least_zero),
+    "center": _BOOL,
+    "scale": _BOOL,
+    "momentum": ("must be a number in [0, 1]", functools.partial(is_number, low=0, high=1)),
+    "synchronized": _BOOL,
+    "group_size": _SIZE,
+    "virtual_batch_size": _SIZE,
+    "unbiased_moving_variance": _BOOL,
+    "skip_nonfinite_updates": _BOOL,
+    "max_update": ("must be a positive number or None", _or_none(_is_positive)),
+    "clipping_metrics": _BOOL,
+    "nll_weight": ("must be a finite number, at least 0", _at_least_zero),
+    "learning_rate_multiplier": ("must be a finite number above 0", _is_positive),
+    "monitor": (
+        "must be None or a number in [0, 1)",
+        _or_none(lambda value: is_number(value, 0, 1) and value < 1),
+    ),
+}
+
+
+def check_arguments(layer, names, owner):
+    """Raises ValueError for the first of these arguments of a layer that is invalid."""
+    for name in names:
+        if name in RULES:
+            rule, holds = RULES[name]
+            value = getattr(layer, name)
+            require(holds(value), owner, f"`{name}` {rule}", **{name: value})
+
+
+def check_choice(layer, name, choices, owner):
+    """Raises ValueError if an argument is none of the names that it may be."""
+    value = getattr(layer, name)
+    rule = f"`{name}` must be one of {', '.join(map(repr, choices))}"
+    require(isinstance(value, str) and value in choices, owner, rule, **{name: value})
+
+
+def check_batch_options(layer, owner):
+    """Raises ValueError for options of a batch-statistics layer that exclude each other."""
+    require(
+        layer.max_update is None or layer.epsilon > 0,
+        owner,
+        "`max_update` needs an `epsilon` above 0, since a stored variance of 0 would bound all "
+        "updates to nothing",
+        epsilon=layer.epsilon,
+    )
+    require(
+        layer.group_size is None or layer.synchronized,
+        owner,
+        "`group_size` needs `synchronized=True`",
+        group_size=layer.group_size,
+        synchronized=layer.synchronized,
+    )
+    require(
+        layer.virtual_batch_size is None or not layer.synchronized,
+        owner,
+        "virtual batches split the batch of a replica, so `virtual_batch_size` cannot be "
+        "synchronized",
+        virtual_batch_size=layer.virtual_batch_size,
+        synchronized=layer.synchronized,
+    )
