@@ -19,7 +19,7 @@ import tensorflow as tf
 
 import keras_norms
 from keras_norms.keras_api import keras
-from keras_norms.ops.native import implementation_in_use
+from keras_norms.ops.choice import implementation_in_use
 
 
 class Timing(NamedTuple):

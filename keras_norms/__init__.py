@@ -15,7 +15,7 @@ from keras_norms.layers.regularized_batch_normalization import (
 from keras_norms.layers.sync_batch_normalization import (
     SyncBatchNormalization,
 )
-from keras_norms.ops.native import NativeStatus, implementation, native_status, set_implementation
+from keras_norms.ops.choice import NativeStatus, implementation, native_status, set_implementation
 from keras_norms.version import __version__
 from keras_norms.weight_decay import (
     exclude_statistics_from_weight_decay,

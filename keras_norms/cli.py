@@ -91,7 +91,7 @@ def examine():
     import keras_norms
     from keras_norms.keras_api import IS_KERAS_3, backend_name, keras
     from keras_norms.ops import library
-    from keras_norms.ops.native import implementation_in_use
+    from keras_norms.ops.choice import implementation_in_use
 
     native = keras_norms.native_status()
     legacy = not IS_KERAS_3 and keras.layers.Layer.__module__.startswith("tf_keras")

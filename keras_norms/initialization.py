@@ -8,7 +8,7 @@ from keras_norms.keras_api import keras, nested_layers
 from keras_norms.layers.batchless_normalization import BatchlessNormalization
 from keras_norms.observed_model import ObservedModel
 from keras_norms.ops import kernels
-from keras_norms.ops.reference import count_of
+from keras_norms.ops.totals import count_of
 
 OWNER = "initialize_statistics"
 

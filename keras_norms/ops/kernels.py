@@ -5,22 +5,14 @@
     blend(u, v, a, b, c, center; w)  a u + w (b (v - center) + c)
 
 Each is one pass over the activations it names. Their gradients are made of the same
-three again, so a gradient of any order is as few passes. Which code computes
-them is the choice of `native.py`; here are the gradients only.
-
-Common arguments:
-    axis: the channel axis, non-negative. Activations have one; see `ChannelView`.
-    weights: None, or weights as `row_weights` makes them; constants. Where they are 0, an
-        `x` or `v` that is not finite is read as the centre.
-    weighted: whether the weights also weigh; otherwise they only tell what is invalid.
-    segment_size: None, or rows per segment; the last segment takes the remainder.
-
-Vectors are float64, `[channels]`, or `[segments, channels]` with a segment size.
+three again, so a gradient of any order is as few passes. Which code computes them is the choice
+of `choice.py`; here are the gradients only. Arguments are the fields of `Operands`.
 """
 
 import tensorflow as tf
 
-from keras_norms.ops.native import kernels_in_use
+from keras_norms.ops.choice import kernels_in_use
+from keras_norms.ops.operands import Operands
 from keras_norms.ops.recall import recall
 
 
@@ -53,104 +45,80 @@ def constant_moments(x, *, axis, weights=None, segment_size=None):
     return kernels_in_use().moments(tf.stop_gradient(x), **options)
 
 
-def sums(
-    u=None,
-    v=None,
-    center=None,
-    *,
-    scale=None,
-    shift=None,
-    axis,
-    weights=None,
-    weighted=False,
-    segment_size=None,
-):
+def sums(**operands):
     """Returns `sum w u` and, where `v` is given, `sum w u (v - center)`, else None.
 
     Without `u`, `u` is `v - center`. With `scale`, a third result is `y = scale u`, without `u`
     `y = scale (v - center) + shift`, from the same pass and without `w`.
     """
-    options = dict(axis=axis, weights=weights, weighted=weighted, segment_size=segment_size)
-    unweighted = dict(axis=axis, segment_size=segment_size)
-    given = _present(u=u, v=v, center=center, scale=scale, shift=shift)
+    operands = Operands(**operands)
+    given = operands.differentiable
+    unweighted = dict(axis=operands.axis, segment_size=operands.segment_size)
 
     @tf.custom_gradient
     def op(*tensors):
-        tensors = dict(zip(given, tensors, strict=True))
-        u, v, center, scale = (tensors.get(name) for name in ("u", "v", "center", "scale"))
-        results = kernels_in_use().sums(**tensors, **options)
+        here = operands._replace(**dict(zip(given, tensors, strict=True)))
+        u, v, center, scale = here.u, here.v, here.center, here.scale
+        results = kernels_in_use().sums(here)
 
         def gradient(of_sum, of_product=None, dy=None):
+            layout = here.layout
             if v is None:
-                return blend(v=u, b=tf.zeros_like(of_sum), c=of_sum, **options)
+                return blend(v=u, b=tf.zeros_like(of_sum), c=of_sum, **layout)
             own = 1.0 if u is not None else 2.0  # Without u, v - center is there squared.
             through_y = {} if dy is None else dict(u=dy, a=scale)
-            d_own = blend(**through_y, v=v, b=own * of_product, c=of_sum, center=center, **options)
+            d_own = blend(**through_y, v=v, b=own * of_product, c=of_sum, center=center, **layout)
             if u is None:
                 gradients = {"v": d_own}
                 if center is not None:
-                    gradients["center"] = -sums(d_own, **unweighted)[0]
+                    gradients["center"] = -sums(u=d_own, **unweighted)[0]
                 if scale is not None:
-                    unweighed = {**options, "weighted": False}
-                    gradients["shift"], gradients["scale"] = sums(dy, v, center, **unweighed)
+                    unweighed = {**layout, "weighted": False}
+                    gradients["shift"], gradients["scale"] = sums(
+                        u=dy, v=v, center=center, **unweighed
+                    )
             else:
-                gradients = {"u": d_own, "v": blend(v=u, b=of_product, **_weighing(options))}
+                gradients = {"u": d_own, "v": blend(v=u, b=of_product, **_weighing(layout))}
                 if center is not None:
-                    gradients["center"] = -of_product * sums(u, **_weighing(options))[0]
+                    gradients["center"] = -of_product * sums(u=u, **_weighing(layout))[0]
                 if scale is not None:
-                    gradients["scale"] = sums(dy, u, **unweighted)[1]
+                    gradients["scale"] = sums(u=dy, v=u, **unweighted)[1]
             return [tf.cast(gradients[name], given[name].dtype) for name in given]
 
         return tuple(result for result in results if result is not None), gradient
 
     results = op(*given.values())
-    return results if v is not None else (results[0], None)
+    return results if operands.v is not None else (results[0], None)
 
 
-def blend(
-    u=None,
-    v=None,
-    *,
-    a=None,
-    b=None,
-    c=None,
-    center=None,
-    axis,
-    weights=None,
-    weighted=False,
-    segment_size=None,
-):
+def blend(**operands):
     """Returns `a u + w (b (v - center) + c)` in the dtype of `v`; each term is optional."""
-    options = dict(axis=axis, weights=weights, weighted=weighted, segment_size=segment_size)
-    unweighted = dict(axis=axis, segment_size=segment_size)
-    given = _present(u=u, v=v, a=a, b=b, c=c, center=center)
+    operands = Operands(**operands)
+    given = operands.differentiable
+    unweighted = dict(axis=operands.axis, segment_size=operands.segment_size)
 
     @tf.custom_gradient
     def op(*tensors):
-        tensors = dict(zip(given, tensors, strict=True))
-        u, v, center = (tensors.get(name) for name in ("u", "v", "center"))
+        here = operands._replace(**dict(zip(given, tensors, strict=True)))
+        u, v, center = here.u, here.v, here.center
 
         def gradient(dy):
-            gradients = {}
+            layout, gradients = here.layout, {}
             if u is not None:
-                gradients["u"] = blend(v=dy, b=tensors["a"], **unweighted)
-                gradients["a"] = sums(dy, u, **unweighted)[1]
+                gradients["u"] = blend(v=dy, b=here.a, **unweighted)
+                gradients["a"] = sums(u=dy, v=u, **unweighted)[1]
             if v is not None:
-                gradients["v"] = blend(v=dy, b=tensors["b"], **_weighing(options))
-            gradients["c"], gradients["b"] = sums(dy, v, center, **options)
+                gradients["v"] = blend(v=dy, b=here.b, **_weighing(layout))
+            gradients["c"], gradients["b"] = sums(u=dy, v=v, center=center, **layout)
             if center is not None:
-                gradients["center"] = -tensors["b"] * tf.cast(gradients["c"], center.dtype)
+                gradients["center"] = -here.b * tf.cast(gradients["c"], center.dtype)
             return [tf.cast(gradients[name], given[name].dtype) for name in given]
 
-        return kernels_in_use().blend(**tensors, **options), gradient
+        return kernels_in_use().blend(here), gradient
 
     return op(*given.values())
 
 
-def _present(**tensors):
-    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
-
-
-def _weighing(options):
+def _weighing(layout):
     """Weights that only tell where `v` is invalid say nothing of another tensor."""
-    return options if options["weighted"] else {**options, "weights": None}
+    return layout if layout["weighted"] else {**layout, "weights": None}

@@ -8,33 +8,19 @@ finds the gradient of the face, at the price of running the kernel again.
 import tensorflow as tf
 
 from keras_norms.ops import kernels
+from keras_norms.ops.operands import TENSORS
 
-# Operands in the order of the inputs; those with a name are there as often as that attribute says.
-_OPERANDS = {
-    "Moments": {"x": None, "weights": "num_weights"},
-    "Sums": {
-        "u": "num_u",
-        "v": "num_v",
-        "center": "num_center",
-        "scale": "num_scale",
-        "shift": "num_shift",
-        "weights": "num_weights",
-    },
-    "Blend": {
-        "u": "num_u",
-        "v": "num_v",
-        "a": "num_u",
-        "b": "num_v",
-        "c": "num_c",
-        "center": "num_center",
-        "weights": "num_weights",
-    },
-}
+# Vectors that are there as often as an activation share its attribute.
+_COUNTED_WITH = {("Blend", "a"): "u", ("Blend", "b"): "v"}
+
+
+def _is_given(op, name, operand):
+    return operand == "x" or op.get_attr(f"num_{_COUNTED_WITH.get((name, operand), operand)}") > 0
 
 
 def _gradient(name, op, gradients):
     face = getattr(kernels, name.lower())
-    present = [key for key, count in _OPERANDS[name].items() if not count or op.get_attr(count)]
+    present = [key for key in TENSORS[name.lower()] if _is_given(op, name, key)]
     inputs = list(op.inputs)
     options = dict(axis=op.get_attr("axis"), segment_size=op.get_attr("segment_size") or None)
     if name != "Moments":
@@ -52,5 +38,5 @@ def _register(name):
         return _gradient(name, op, gradients)
 
 
-for _name in _OPERANDS:
+for _name in ("Moments", "Sums", "Blend"):
     _register(_name)

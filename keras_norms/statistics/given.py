@@ -5,8 +5,9 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_norms.ops import kernels
-from keras_norms.ops.native import kernels_in_use
-from keras_norms.ops.reference import count_of
+from keras_norms.ops.choice import kernels_in_use
+from keras_norms.ops.operands import Operands
+from keras_norms.ops.totals import count_of
 
 
 class Deviations(NamedTuple):
@@ -40,22 +41,24 @@ def normalize_given(x, scale, center, shift=None, *, axis=-1, weights=None):
     """
     axis %= x.shape.rank
     options = dict(axis=axis, weights=weights)
-    has_weights = weights is not None
     center = tf.stop_gradient(center)
 
     @tf.custom_gradient
     def composite(x, *vectors):
-        total, squares, y = kernels_in_use().sums(
+        operands = Operands(
             v=x,
             center=center,
             scale=vectors[0],
             shift=vectors[1] if len(vectors) > 1 else None,
-            weighted=has_weights,
+            weighted=weights is not None,
             **options,
         )
+        total, squares, y = kernels_in_use().sums(operands)
 
         def gradient(dy, *_):
-            sum_dy, sum_dy_centred, dx = kernels.sums(dy, x, center, scale=vectors[0], **options)
+            sum_dy, sum_dy_centred, dx = kernels.sums(
+                u=dy, v=x, center=center, scale=vectors[0], **options
+            )
             of_vectors = [sum_dy_centred, sum_dy][: len(vectors)]
             return dx, *[tf.cast(g, v.dtype) for g, v in zip(of_vectors, vectors, strict=True)]
 

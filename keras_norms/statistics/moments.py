@@ -4,8 +4,8 @@ from typing import NamedTuple, Protocol
 
 import tensorflow as tf
 
+from keras_norms.ops.choice import kernels_in_use
 from keras_norms.ops.moments import Moments
-from keras_norms.ops.native import kernels_in_use
 
 
 class Pullback(NamedTuple):

@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_norms.ops.choice import kernels_in_use
 from keras_norms.ops.kernels import blend, sums
-from keras_norms.ops.native import kernels_in_use
+from keras_norms.ops.operands import Operands
 from keras_norms.ops.recall import recall
 from keras_norms.statistics.moments import MOMENTS
 from keras_norms.statistics.replicas import ReplicaGroup
@@ -104,7 +105,7 @@ def normalize_batch(
         parts, extra_sum = _exchange(statistic, local, extra, group)
         forward = statistic.finish(parts)
         vectors, extras = affine(forward, extra_sum, values)
-        y = kernels_in_use().blend(v=x, **_roles(vectors), **layout)
+        y = kernels_in_use().blend(Operands(v=x, **_roles(vectors), **layout))
 
         def gradient(dy, *gradients):
             extras_gradients = gradients[len(forward) :]
@@ -113,7 +114,7 @@ def normalize_batch(
                 tape.watch([statistics, values])
                 vectors, extras = affine(statistics, extra_sum, values)
             scale, center = vectors[:2]
-            sum_dy, sum_dy_centred = sums(dy, x, center, **layout)
+            sum_dy, sum_dy_centred = sums(u=dy, v=x, center=center, **layout)
             of_vectors = [sum_dy_centred, -scale * sum_dy, sum_dy][: len(vectors)]
             of_statistics, of_values = tape.gradient(
                 [*vectors, *extras],
@@ -123,8 +124,8 @@ def normalize_batch(
             )
             back = statistics_gradient(x, local, statistics, of_statistics)
             dx = blend(
-                dy,
-                x,
+                u=dy,
+                v=x,
                 a=scale,
                 b=back.b,
                 c=back.c,

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import keras_norms
 from keras_norms.keras_api import IS_KERAS_3, keras
-from keras_norms.ops import native, reference
+from keras_norms.ops import choice, reference
 from keras_norms.ops.exporting import is_exporting
 
 QUIET = {"verbose": False} if IS_KERAS_3 else {}
@@ -92,8 +92,8 @@ def test_writing_traces_the_reference(monkeypatch, tmp_path, strategy, writer):
 
     names = ("moments", "blend")
     kernels = {name: noting(name) for name in names} | {"sums": reference.sums}
-    monkeypatch.setattr(native, "fused", types.SimpleNamespace(**kernels))
-    monkeypatch.setattr(native, "native_status", lambda: native.NativeStatus(True, "here"))
+    monkeypatch.setattr(choice, "native", types.SimpleNamespace(**kernels))
+    monkeypatch.setattr(choice, "native_status", lambda: choice.NativeStatus(True, "here"))
     model = trained(strategy)
     assert set(traced) == set(names)
     traced.clear()

@@ -107,9 +107,9 @@ def test_sums(rng, layout, segment_size, has_weights):
     parts = segments(u, segment_size)
     center = rng.normal(size=(len(parts), u.shape[axis]))
     sum_u, sum_uv = kernels.sums(
-        tf.constant(u),
-        tf.constant(v),
-        tf.constant(center if segment_size else center[0]),
+        u=tf.constant(u),
+        v=tf.constant(v),
+        center=tf.constant(center if segment_size else center[0]),
         axis=axis,
         weights=constant(weights),
         weighted=has_weights,
@@ -136,8 +136,8 @@ def test_blend(rng, layout, segment_size, has_weights):
     vectors = {name: rng.normal(size=(len(parts), u.shape[axis])) for name in "abcm"}
     given = {k: tf.constant(t if segment_size else t[0]) for k, t in vectors.items()}
     y = kernels.blend(
-        tf.constant(u),
-        tf.constant(v),
+        u=tf.constant(u),
+        v=tf.constant(v),
         a=given["a"],
         b=given["b"],
         c=given["c"],
@@ -157,7 +157,9 @@ def test_blend(rng, layout, segment_size, has_weights):
 
 def test_absent_terms_of_blend_are_zero(rng):
     u, v, a, b, c = (rng.normal(size=s) for s in ((4, 3), (4, 3), 3, 3, 3))
-    oracles.assert_close(kernels.blend(tf.constant(u), a=tf.constant(a), axis=1), a * u, "float64")
+    oracles.assert_close(
+        kernels.blend(u=tf.constant(u), a=tf.constant(a), axis=1), a * u, "float64"
+    )
     oracles.assert_close(
         kernels.blend(v=tf.constant(v), b=tf.constant(b), axis=1), b * v, "float64"
     )
@@ -175,7 +177,7 @@ def test_an_invalid_value_of_weight_zero_is_read_as_the_center(rng, weighted):
     clean[1], spoiled[1] = center.numpy(), [np.nan, np.inf, -np.inf]
     options = dict(axis=1, weights=constant(weights), weighted=weighted)
     for function in (
-        lambda v: kernels.sums(tf.constant(u), tf.constant(v), center, **options),
+        lambda v: kernels.sums(u=tf.constant(u), v=tf.constant(v), center=center, **options),
         lambda v: kernels.blend(v=tf.constant(v), b=b, c=c, center=center, **options),
     ):
         np.testing.assert_array_equal(function(spoiled), function(clean))
@@ -202,7 +204,7 @@ def test_empty_input_gives_zeros_and_no_nan(shape, axis):
     x = tf.zeros(shape)
     count, mean, m2 = kernels.moments(x, axis=axis)
     np.testing.assert_array_equal(np.concatenate([count, mean, m2]), np.zeros(7))
-    sums = kernels.sums(x, x, mean, axis=axis)
+    sums = kernels.sums(u=x, v=x, center=mean, axis=axis)
     np.testing.assert_array_equal(np.concatenate(sums), np.zeros(6))
     assert kernels.blend(v=x, b=mean, c=mean, center=mean, axis=axis).shape == shape
 

@@ -5,7 +5,9 @@ import pytest
 import tensorflow as tf
 
 import keras_norms
-from keras_norms.ops import fused, kernels
+from keras_norms.ops import kernels
+from keras_norms.ops import native as operations
+from keras_norms.ops.operands import Operands
 
 
 @pytest.mark.parametrize("mask", [None, [True, True, False, True, True, True]])
@@ -36,18 +38,25 @@ def test_an_operation_has_the_gradient_of_its_face(native, segment_size):
     weights = tf.constant(generator.uniform(size=(6, 1)))
     options = dict(axis=1, segment_size=segment_size, weights=weights)
 
-    def gradients(module):
+    def gradients(moments, sums, blend):
         inputs = [u, v, a, b, c, center]
         with tf.GradientTape() as tape:
             tape.watch(inputs)
-            _, mean, m2 = module.moments(v, **options)
-            sum_u, sum_uv = module.sums(u, v, center, weighted=True, **options)
-            scaled = module.sums(u, v, center, scale=a, **options)
-            deviations = module.sums(v=v, center=center, scale=b, shift=c, **options)
-            y = module.blend(u, v, a=a, b=b, c=c, center=center, weighted=True, **options)
+            _, mean, m2 = moments(v, **options)
+            sum_u, sum_uv = sums(u=u, v=v, center=center, weighted=True, **options)
+            scaled = sums(u=u, v=v, center=center, scale=a, **options)
+            deviations = sums(v=v, center=center, scale=b, shift=c, **options)
+            y = blend(u=u, v=v, a=a, b=b, c=c, center=center, weighted=True, **options)
             values = (mean, m2, sum_u, sum_uv, *scaled, *deviations, y)
             target = sum(tf.reduce_sum(tf.sin(value)) for value in values)
         return tape.gradient(target, inputs)
 
-    for actual, expected in zip(gradients(fused), gradients(kernels), strict=True):
+    def taking_operands(operation):
+        return lambda **operands: operation(Operands(**operands))
+
+    faces = gradients(kernels.moments, kernels.sums, kernels.blend)
+    single = gradients(
+        operations.moments, *map(taking_operands, (operations.sums, operations.blend))
+    )
+    for actual, expected in zip(single, faces, strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-12)

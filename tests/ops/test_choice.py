@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 import keras_norms
-from keras_norms.ops import fused, library, native, reference
-from keras_norms.ops.native import implementation_in_use, kernels_in_use
+from keras_norms.ops import choice, library, native, reference
+from keras_norms.ops.choice import implementation_in_use, kernels_in_use
 
 BUILT = {"tensorflow": "2.0", "cuda_architectures": ["80", "90"], "xla": "ffi"}
 ABSENT = library.Library(None, "The compiled library is not built.")
@@ -53,12 +53,12 @@ def test_auto_is_native_where_every_visible_device_has_a_kernel(
     status = keras_norms.native_status()
     assert status.available is available and reason in status.reason
     assert implementation_in_use() == ("native" if available else "reference")
-    assert kernels_in_use() is (fused if available else reference)
+    assert kernels_in_use() is (native if available else reference)
     with keras_norms.implementation("reference"):
         assert kernels_in_use() is reference
     if available:
         with keras_norms.implementation("native"):
-            assert kernels_in_use() is fused
+            assert kernels_in_use() is native
     else:
         with pytest.raises(RuntimeError, match="native implementation cannot be used") as caught:
             keras_norms.set_implementation("native")
@@ -104,27 +104,27 @@ def test_rejects(machine, choose):
 def test_a_scoped_choice_ends_with_its_scope_and_stays_in_its_thread():
     seen = []
     with keras_norms.implementation("reference"):
-        thread = threading.Thread(target=lambda: seen.append(native._choice.scoped))
+        thread = threading.Thread(target=lambda: seen.append(choice._choice.scoped))
         thread.start()
         thread.join()
-        assert native._choice.scoped == "reference"
-    assert seen == [None] and native._choice.scoped is None
+        assert choice._choice.scoped == "reference"
+    assert seen == [None] and choice._choice.scoped is None
 
 
 def test_a_scoped_choice_reaches_the_replicas():
     """A strategy traces them in threads of its own."""
     strategy, seen = tf.distribute.MirroredStrategy(["CPU:0"]), []
     with keras_norms.implementation("reference"):
-        strategy.run(lambda: seen.append((implementation_in_use(), native._choice.scoped)))
+        strategy.run(lambda: seen.append((implementation_in_use(), choice._choice.scoped)))
     assert seen[0][0] == "reference"
-    assert not native._open_scopes
+    assert not choice._open_scopes
 
 
 def test_the_choice_acts_when_a_function_is_traced(machine, monkeypatch):
     """A compiled function keeps the kernels that it was traced with."""
     machine(CPU_ONLY, "CPU")
     used = []
-    for module in (fused, reference):
+    for module in (native, reference):
         name = module.__name__.rpartition(".")[2]
         moments = reference.moments
 
@@ -140,7 +140,7 @@ def test_the_choice_acts_when_a_function_is_traced(machine, monkeypatch):
     with keras_norms.implementation("reference"):
         np.testing.assert_array_equal(function(x), [2.0])
         np.testing.assert_array_equal(keras_norms.ops.batch_moments(x).mean, [2.0])
-    assert used == ["fused", "reference"]
+    assert used == ["native", "reference"]
 
 
 def test_the_library_is_used(native):
