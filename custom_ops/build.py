@@ -139,7 +139,7 @@ def _host_units(compiler, tensorflow):
     flags, ffi_flags = (*_FLAGS, *_HOST_FLAGS), tensorflow.ffi_flags or ()
     against = tensorflow.version
     # The operations come first because they take longest.
-    for source in _sources("ops/*.cc", but="_gpu.cc"):
+    for source in _sources("ops/*.cc", but="gpu_kernels.cc"):
         all_flags = (*flags, *ffi_flags, *tensorflow.compile_flags)
         yield Unit(source, compiler, all_flags, against=against)
     if tensorflow.ffi_flags is not None:
@@ -161,7 +161,7 @@ def _cuda_units(nvcc, compiler, tensorflow):
     code.append(f"-gencode=arch=compute_{last},code=compute_{last}")
     for source in _sources("kernels/cuda/*.cu"):
         yield Unit(source, nvcc, (*flags, *code))
-    for source in _sources("ops/*_gpu.cc"):
+    for source in _sources("ops/gpu_kernels.cc"):
         yield Unit(source, nvcc, (*flags, *tensorflow.compile_flags), against=against)
     if tensorflow.ffi_flags is not None:
         for source in _sources("xla_ffi/*_cuda.cc"):

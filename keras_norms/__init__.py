@@ -1,42 +1,25 @@
 """Batch normalization for TensorFlow and Keras where batches are small, split or padded."""
 
-from keras_norms import callbacks, conversion, diagnostics, ops, schedules
-from keras_norms.initialization import initialize_statistics
-from keras_norms.layers.batch_normalization import BatchNormalization
-from keras_norms.layers.batch_renormalization import (
-    BatchRenormalization,
-)
-from keras_norms.layers.batchless_normalization import (
-    BatchlessNormalization,
-)
-from keras_norms.layers.regularized_batch_normalization import (
-    RegularizedBatchNormalization,
-)
-from keras_norms.layers.sync_batch_normalization import (
-    SyncBatchNormalization,
-)
-from keras_norms.ops.choice import NativeStatus, implementation, native_status, set_implementation
-from keras_norms.version import __version__
-from keras_norms.weight_decay import (
-    exclude_statistics_from_weight_decay,
-)
+import os
+import sys
 
-__all__ = [
-    "BatchNormalization",
-    "BatchRenormalization",
-    "BatchlessNormalization",
-    "NativeStatus",
-    "RegularizedBatchNormalization",
-    "SyncBatchNormalization",
-    "__version__",
-    "callbacks",
-    "conversion",
-    "diagnostics",
-    "exclude_statistics_from_weight_decay",
-    "implementation",
-    "initialize_statistics",
-    "native_status",
-    "ops",
-    "schedules",
-    "set_implementation",
-]
+from keras_norms.version import __version__ as __version__
+
+
+def _is_command():
+    """Whether this process is `keras-norms`, whose `--help` should not wait for TensorFlow."""
+    return os.path.basename((sys.argv or [""])[0]) in ("keras-norms", "keras-norms.exe")
+
+
+if not _is_command():
+    from keras_norms.api import *  # noqa: F403
+
+
+def __getattr__(name):
+    """Where the import above was left out, the first use of a public name makes up for it."""
+    import importlib
+
+    try:
+        return getattr(importlib.import_module("keras_norms.api"), name)
+    except AttributeError:
+        raise AttributeError(f"module 'keras_norms' has no attribute {name!r}") from None

@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 import types
 
 import pytest
@@ -10,6 +12,7 @@ import tensorflow as tf
 import keras_norms
 from custom_ops.compiler import BuildError
 from keras_norms import cli
+from keras_norms.cli import build as build_command
 from keras_norms.ops import library
 
 BUILT = {"tensorflow": "2.0", "cuda_architectures": ["80", "90"], "xla": "ffi", "sources": "old"}
@@ -74,7 +77,7 @@ def builder(monkeypatch, tmp_path):
             raise BuildError("nvcc was not found.")
 
     module = types.SimpleNamespace(build=build, BuildError=BuildError)
-    monkeypatch.setattr(cli, "_builder", lambda name: module)
+    monkeypatch.setattr(build_command, "custom_ops", lambda name: module)
     monkeypatch.setenv("KERAS_NORMS_CACHE", str(tmp_path))
     return calls
 
@@ -112,3 +115,22 @@ def test_rejects_what_it_does_not_know(capsys, command):
         cli.main(command)
     assert caught.value.code == 2
     assert f"invalid choice: '{command[-1]}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option, shown", [("--help", "doctor"), ("--version", "keras-norms 0.")])
+def test_help_and_version_do_not_wait_for_tensorflow(option, shown):
+    """As the installed command runs it, which is known by its name."""
+    script = (
+        "import sys; sys.argv[0] = '/bin/keras-norms'; sys.modules['tensorflow'] = None\n"
+        "from keras_norms.cli import main; main()"
+    )
+    result = subprocess.run([sys.executable, "-c", script, option], capture_output=True, text=True)
+    assert result.returncode == 0 and shown in result.stdout, result.stderr
+
+
+def test_public_names_are_there_for_modules_that_the_command_imports():
+    script = (
+        "import sys; sys.argv[0] = 'keras-norms'; import keras_norms; "
+        "assert 'tensorflow' not in sys.modules; keras_norms.BatchNormalization()"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

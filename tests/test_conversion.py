@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 import keras_norms
-from keras_norms.conversion import renorm_from_stock, renorm_to_stock
 from keras_norms.keras_api import keras
+from keras_norms.models.conversion import renorm_from_stock, renorm_to_stock
 from keras_norms.schedules import LinearRamp
 
 CLIPPING = dict(rmax=1.3, rmin=1 / 1.3, dmax=0.4)

@@ -232,8 +232,8 @@ def test_another_model_that_is_not_built_begins_anew(rng):
     "options, message",
     [
         (dict(log_dir=__file__), "`log_dir` must be a folder. Received: the file"),
-        (dict(every=0), "`every` must be a positive int. Received: 0"),
-        (dict(every=2.5), "`every` must be a positive int. Received: 2.5"),
+        (dict(every=0), "`every` must be a positive int. Received: every=0"),
+        (dict(every=2.5), "`every` must be a positive int. Received: every=2.5"),
         (dict(log_dir=3), "`log_dir` must be a path or None. Received: 3"),
     ],
 )

@@ -34,10 +34,9 @@ def outputs_of(model, x):
     return {layer.name: np.asarray(v) for layer, v in zip(layers, values, strict=True)}
 
 
-@pytest.mark.parametrize("passes", [1, 2])
-def test_every_layer_sees_mean_0_and_deviation_1(x, passes):
+def test_every_layer_sees_mean_0_and_deviation_1(x):
     model = branching()
-    strata = keras_norms.initialize_statistics(model, x, batch_size=8, passes=passes, verbose=0)
+    strata = keras_norms.initialize_statistics(model, x, batch_size=8, verbose=0)
     assert [sorted(layer.name for layer in s) for s in strata] == [
         ["left", "right"],
         ["middle"],
@@ -49,18 +48,15 @@ def test_every_layer_sees_mean_0_and_deviation_1(x, passes):
 
 
 def test_statistics_are_exact_whatever_the_batches(x):
-    """Far from 0, with a short last batch, in one pass and in two."""
+    """Far from 0, with a short last batch."""
     x = x + np.float32(1e4)
     exact = x.astype(np.float64)
-    for passes in (1, 2):
-        for batch_size in (1, 7, 100):
-            model = keras.Sequential([keras.Input((3,)), NORM(parametrization="inv")])
-            keras_norms.initialize_statistics(
-                model, x, batch_size=batch_size, passes=passes, verbose=0
-            )
-            found = model.layers[0].statistics
-            np.testing.assert_allclose(found.mean, exact.mean(0), rtol=1e-7)
-            np.testing.assert_allclose(found.stddev, exact.std(0), rtol=1e-6)
+    for batch_size in (1, 7, 100):
+        model = keras.Sequential([keras.Input((3,)), NORM(parametrization="inv")])
+        keras_norms.initialize_statistics(model, x, batch_size=batch_size, verbose=0)
+        found = model.layers[0].statistics
+        np.testing.assert_allclose(found.mean, exact.mean(0), rtol=1e-7)
+        np.testing.assert_allclose(found.stddev, exact.std(0), rtol=1e-6)
 
 
 class Subclassed(keras.Model):
@@ -237,7 +233,7 @@ def test_rejects_what_is_no_model(x, model):
         keras_norms.exclude_statistics_from_weight_decay(keras.optimizers.AdamW(), model)
 
 
-@pytest.mark.parametrize("options", [dict(batch_size=0), dict(steps=-1), dict(passes=3)])
+@pytest.mark.parametrize("options", [dict(batch_size=0), dict(steps=-1)])
 def test_rejects_bad_arguments(x, options):
     (name,) = options
     with pytest.raises(ValueError, match=f"initialize_statistics: `{name}` must be"):

@@ -11,7 +11,7 @@ import pytest
 
 import keras_norms
 from keras_norms import cli
-from keras_norms.inspection import read_npz
+from keras_norms.cli.model_files import read_npz
 from keras_norms.keras_api import IS_KERAS_3, keras
 
 
@@ -193,7 +193,7 @@ def test_names_that_others_take_for_markup(files, capsys):
         ("no model", (), "there is no model"),
         ("bad model", (), "cannot be loaded as a Keras model"),
         ("bad reference", (), "must be a file that `save` wrote"),
-        ("other weights", (), "one of other weights"),
+        ("other weights", (), "other weights"),
         ("no data", (), "there is no file"),
         ("bad data", (), "cannot be read as .npz"),
         ("other shape", (), "5"),

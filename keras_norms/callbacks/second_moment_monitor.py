@@ -1,21 +1,28 @@
 """Watches whether the statistics of Batchless layers follow the data."""
 
-import numbers
 import warnings
 
-import numpy as np
 import tensorflow as tf
 
-from keras_norms.diagnostics.batch_statistics import named
-from keras_norms.keras_api import keras, nested_layers
+from keras_norms.arguments import is_number, require
+from keras_norms.callbacks.readings import Readings
+from keras_norms.keras_api import nested_layers
 from keras_norms.layers.batchless_normalization import BatchlessNormalization
+from keras_norms.models.statistics_layers import named
+
+CALLER = "SecondMomentMonitor"
 
 
-def _is(kind, value):
-    return isinstance(value, kind) and not isinstance(value, bool)
+def _is_band(value):
+    try:
+        least, largest = value
+    except (TypeError, ValueError):
+        return False
+    limits = is_number(least, 0), is_number(largest, may_be_infinite=True)
+    return all(limits) and least < largest
 
 
-class SecondMomentMonitor(keras.callbacks.Callback):
+class SecondMomentMonitor(Readings):
     """Records `E[z^2]` of every `BatchlessNormalization` with a `monitor`, and warns.
 
     `z` is what such a layer makes of its inputs before gamma and beta. Its second moment is 1
@@ -24,7 +31,7 @@ class SecondMomentMonitor(keras.callbacks.Callback):
     learning rate, or raise the layers' `learning_rate_multiplier`. Far below, the signal vanishes.
 
     The values are in the logs at the end of an epoch, as `<layer>_second_moment`, and at any time
-    in `history`. Reading them waits for the device, so it is done every so many batches.
+    in `history`. Reading them waits for the device, so it is done every `every` batches.
 
     Args:
         band: the least and the largest value that raise no warning; 0 <= least < largest.
@@ -33,8 +40,8 @@ class SecondMomentMonitor(keras.callbacks.Callback):
 
     Attributes:
         steps: the numbers of the batches that were read, from 1, over all epochs.
-        history: `{layer name: [value at each of the steps]}`. A name that is there twice gets a
-            number. Both begin anew with another model.
+        history: `{layer name: [value at each of the steps]}`. Duplicate names are numbered. Both
+            are reset for another model.
 
     Raises:
         ValueError: for a wrong argument; in `fit`, if no layer has a monitor.
@@ -52,20 +59,12 @@ class SecondMomentMonitor(keras.callbacks.Callback):
     """
 
     def __init__(self, band=(0.25, 4.0), every=100):
-        super().__init__()
-        owner = "SecondMomentMonitor"
-        limits = np.asarray(band, dtype=object)
-        is_band = limits.shape == (2,) and all(_is(numbers.Real, n) for n in limits)
-        if not is_band or not 0 <= limits[0] < limits[1]:
-            raise ValueError(
-                f"{owner}: `band` must be two numbers, 0 <= least < largest. Received: {band!r}."
-            )
-        if not _is(numbers.Integral, every) or every < 1:
-            raise ValueError(f"{owner}: `every` must be a positive int. Received: {every!r}.")
-        self.band, self.every = tuple(band), every
-        self.steps, self.history = [], {}
-        self._batches = self._before = 0
-        self._outside, self._layers = set(), {}
+        super().__init__(every)
+        require(
+            _is_band(band), CALLER, "`band` must be two numbers, 0 <= least < largest", band=band
+        )
+        self.band = tuple(band)
+        self._outside = set()
 
     def on_train_begin(self, logs=None):
         layers = named(
@@ -73,24 +72,15 @@ class SecondMomentMonitor(keras.callbacks.Callback):
             for layer in nested_layers(self.model)
             if isinstance(layer, BatchlessNormalization) and layer.monitor is not None
         )
-        if self._layers and layers != self._layers:  # Another model: another history.
-            self.steps.clear()
-            self.history.clear()
-            self._batches = 0
-        self._layers = layers
+        self._watch(layers)
         if not layers:
             raise ValueError(
                 "SecondMomentMonitor: the model must have a BatchlessNormalization with a "
                 f"`monitor`. Received: {type(self.model).__name__} '{self.model.name}' without."
             )
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._before = self._batches
-
     def on_train_batch_end(self, batch, logs=None):
-        last = self._batches
-        self._batches = self._before + batch + 1  # Keras may run several batches at once.
-        if self._batches // self.every > last // self.every:
+        if self._count(batch):
             self._read()
 
     def on_epoch_end(self, epoch, logs=None):

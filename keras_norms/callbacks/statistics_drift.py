@@ -4,12 +4,15 @@ import os
 import warnings
 
 from keras_norms.arguments import is_number
-from keras_norms.diagnostics.activation_statistics import ActivationStatistics
-from keras_norms.diagnostics.statistics_reference import StatisticsReference, check_options
-from keras_norms.input_batches import InputBatches
+from keras_norms.diagnostics.statistics_reference import (
+    StatisticsReference,
+    check_options,
+    observed_statistics,
+)
 from keras_norms.keras_api import keras
+from keras_norms.models.batches import InputBatches
 
-OWNER = "StatisticsDrift"
+CALLER = "StatisticsDrift"
 
 
 class StatisticsDrift(keras.callbacks.Callback):
@@ -70,12 +73,12 @@ class StatisticsDrift(keras.callbacks.Callback):
         steps=None,
     ):
         super().__init__()
-        check_options(measure, threshold, OWNER)
+        check_options(measure, threshold, CALLER)
         if not is_number(tolerated, 0, 1):
-            raise ValueError(f"{OWNER}: `tolerated` must be in [0, 1]. Received: {tolerated!r}.")
+            raise ValueError(f"{CALLER}: `tolerated` must be in [0, 1]. Received: {tolerated!r}.")
         if not isinstance(reference, (StatisticsReference, str, os.PathLike)):
             raise ValueError(
-                f"{OWNER}: `reference` must be a StatisticsReference or a path. "
+                f"{CALLER}: `reference` must be a StatisticsReference or a path. "
                 f"Received: {type(reference).__name__}."
             )
         if not isinstance(reference, StatisticsReference):
@@ -83,7 +86,7 @@ class StatisticsDrift(keras.callbacks.Callback):
         self.reference, self.measure, self.threshold = reference, measure, threshold
         self.tolerated = tolerated
         self.history = []
-        self._batches = InputBatches(data, batch_size, steps, OWNER)
+        self._batches = InputBatches(data, batch_size, steps, CALLER)
         self._statistics, self._compared, self._warned = None, None, False
 
     def on_train_begin(self, logs=None):
@@ -104,7 +107,7 @@ class StatisticsDrift(keras.callbacks.Callback):
     def _prepare(self):
         first = self._batches.build(self.model)
         self.reference.check_is_of(self.model, same_weights=False)
-        self._statistics = ActivationStatistics(self.model, OWNER)
+        self._statistics = observed_statistics(self.model, CALLER)
         self._statistics.check(first)
         self._compared, self._warned = self.model, False
 
@@ -137,7 +140,7 @@ class StatisticsDrift(keras.callbacks.Callback):
                 f"{c.channel} of '{c.layer}' ({c.value:.3g})" for c in drift.drifted[:3]
             )
             warnings.warn(
-                f"{OWNER}: after {when} {100 * drift.share:.3g} % of the channels have a "
+                f"{CALLER}: after {when} {100 * drift.share:.3g} % of the channels have a "
                 f"{self.measure} above {self.threshold:g}. The worst: channel {worst}.",
                 stacklevel=2,
             )

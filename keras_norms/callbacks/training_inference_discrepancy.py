@@ -1,25 +1,24 @@
 """Records how far batches are from the moving statistics while a model trains."""
 
 import importlib.util
-import numbers
 import os
 import warnings
 
 import numpy as np
 import tensorflow as tf
 
-from keras_norms.diagnostics.batch_statistics import (
+from keras_norms.callbacks.readings import Readings
+from keras_norms.diagnostics.discrepancy import ratios_by_channel, ratios_of_norms
+from keras_norms.models.statistics_layers import (
     batch_statistics_layers,
     mean_and_variance,
     stored_statistics,
 )
-from keras_norms.diagnostics.discrepancy import ratios_by_channel, ratios_of_norms
-from keras_norms.keras_api import keras
 
-OWNER = "TrainingInferenceDiscrepancy"
+CALLER = "TrainingInferenceDiscrepancy"
 
 
-class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
+class TrainingInferenceDiscrepancy(Readings):
     """Records the training-inference discrepancy (TID) of every layer with batch statistics.
 
     For batches of the training itself, ours and stock layers alike:
@@ -54,8 +53,8 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
 
     Attributes:
         steps: the numbers of the batches that were read, from 1, over all epochs.
-        history: `{layer name: {"mean": [...], "variance": [...]}}`, a value at each of the steps. A
-            name that is there twice gets a number. Both begin anew with another model.
+        history: `{layer name: {"mean": [...], "variance": [...]}}`, a value at each of the steps.
+            Duplicate names are numbered. Both are reset for another model.
 
     Raises:
         ValueError: for a wrong argument; in `fit`, if no layer with batch statistics is trained, or
@@ -79,27 +78,24 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
     _supports_tf_logs = True  # Keras 2 hands others a copy, which the progress bar does not show.
 
     def __init__(self, every=10, log_dir=None):
-        super().__init__()
-        is_int = isinstance(every, numbers.Integral) and not isinstance(every, bool)
-        if not is_int or every < 1:
-            raise ValueError(f"{OWNER}: `every` must be a positive int. Received: {every!r}.")
+        super().__init__(every)
         if log_dir is not None and not isinstance(log_dir, (str, os.PathLike)):
-            raise ValueError(f"{OWNER}: `log_dir` must be a path or None. Received: {log_dir!r}.")
+            raise ValueError(f"{CALLER}: `log_dir` must be a path or None. Received: {log_dir!r}.")
         if log_dir is not None and os.path.isfile(log_dir):
-            raise ValueError(f"{OWNER}: `log_dir` must be a folder. Received: the file {log_dir}.")
+            raise ValueError(f"{CALLER}: `log_dir` must be a folder. Received: the file {log_dir}.")
         if log_dir is not None and importlib.util.find_spec("tensorboard") is None:
             raise ImportError(
-                f"{OWNER}: `log_dir` needs TensorBoard: pip install tensorboard. "
+                f"{CALLER}: `log_dir` needs TensorBoard: pip install tensorboard. "
                 f"Received: log_dir={os.fspath(log_dir)!r}."
             )
-        self.every, self.log_dir = every, log_dir
-        self._begin_anew({})
+        self.log_dir = log_dir
         self._watched = self._traced = self._writer = None
 
     def on_train_begin(self, logs=None):
         self._found = None
         if self.model is not self._watched:
-            self._begin_anew({})
+            self._reset()
+            self._layers = {}
             self._watched = self.model
         at_once = getattr(self.model, "steps_per_execution", 1)  # Public in Keras 3 only.
         if isinstance(at_once, int) and at_once > 1:
@@ -109,7 +105,7 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
 
     def _refuse(self, batches):
         raise ValueError(
-            f"{OWNER}: updates of single batches must be seen, with `steps_per_execution=1`. "
+            f"{CALLER}: updates of single batches must be seen, with `steps_per_execution=1`. "
             f"Received: {batches} batches at once."
         )
 
@@ -117,17 +113,16 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
         """Keras 2 builds models in their first step, so it may be too early before."""
         layers = {
             name: layer
-            for name, layer in batch_statistics_layers(self.model, OWNER).items()
+            for name, layer in batch_statistics_layers(self.model, CALLER).items()
             if layer.trainable and layer.momentum < 1
         }
         if not layers:
             raise ValueError(
-                f"{OWNER}: a layer with batch statistics must be trained, with a momentum below 1. "
-                f"Received: {type(self.model).__name__} '{self.model.name}' without."
+                f"{CALLER}: a layer with batch statistics must be trained, with a momentum below "
+                f"1. Received: {type(self.model).__name__} '{self.model.name}' without."
             )
-        if self._layers and layers != self._layers:
-            self._begin_anew(layers)
-        self._layers = self._found = layers
+        self._watch(layers)
+        self._found = layers
         momenta = [(layer, layer.momentum) for layer in layers.values()]
         if momenta != self._traced:  # Tracing takes longer than many readings.
             self._traced = momenta
@@ -138,14 +133,14 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
                 os.makedirs(self.log_dir, exist_ok=True)
             except OSError as error:
                 raise ValueError(
-                    f"{OWNER}: `log_dir` must be a folder that can be written. Received: {error}."
+                    f"{CALLER}: `log_dir` must be a folder that can be written. Received: {error}."
                 ) from error
             self._writer = tf.summary.create_file_writer(os.fspath(self.log_dir))
 
-    def _begin_anew(self, layers):
-        """With another model, or others of its layers, there is another history."""
-        self.steps, self.history, self._layers, self._moved = [], {}, layers, set()
-        self._batches = self._before = self._epoch_begin = 0
+    def _reset(self):
+        super()._reset()
+        self._moved = set()
+        self._epoch_begin = 0
 
     def _stored(self):
         return [stored_statistics(layer) for layer in self._layers.values()]
@@ -163,7 +158,8 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
         return tf.convert_to_tensor(ratios), by_channel, has_moved
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._before, self._epoch_begin = self._batches, len(self.steps)
+        super().on_epoch_begin(epoch, logs)
+        self._epoch_begin = len(self.steps)
 
     def on_train_batch_begin(self, batch, logs=None):
         number = self._before + batch + 1
@@ -173,7 +169,7 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if batch != self._first:
             self._refuse(batch - self._first + 1)
-        self._batches = self._before + batch + 1
+        self._count(batch)
         if self._found is None:
             self._find_layers()
         if self._old is not None:
@@ -215,7 +211,7 @@ class TrainingInferenceDiscrepancy(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         if self._batches and not self.steps:
             warnings.warn(
-                f"{OWNER}: nothing was recorded: there were {self._batches} batches, and `every` "
+                f"{CALLER}: nothing was recorded: there were {self._batches} batches, and `every` "
                 f"is {self.every}.",
                 stacklevel=2,
             )

@@ -5,17 +5,17 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_norms.diagnostics.batch_statistics import (
+from keras_norms.keras_api import keras
+from keras_norms.models.batches import InputBatches
+from keras_norms.models.observed import ObservedModel
+from keras_norms.models.statistics_layers import (
     batch_statistics_layers,
     mean_and_variance,
     stored_statistics,
 )
-from keras_norms.input_batches import InputBatches
-from keras_norms.keras_api import keras, state_kept
-from keras_norms.observed_model import ObservedModel
-from keras_norms.ops import kernels
+from keras_norms.statistics.moments import MOMENTS
 
-OWNER = "training_inference_discrepancy"
+CALLER = "training_inference_discrepancy"
 
 
 class Discrepancy(NamedTuple):
@@ -65,8 +65,8 @@ def training_inference_discrepancy(model, data, *, batch_size=32, steps=None, ve
         verbose: 1 shows a progress bar, 0 does not. Defaults to `1`.
 
     Returns:
-        `{layer name: Discrepancy}`. A name that is there twice gets a number. Layers that the model
-        does not run, and such without any batch in which something counts, are left out.
+        `{layer name: Discrepancy}`. Duplicate names are numbered. Layers that the model does not
+        run, and those without a batch in which anything counts, are left out.
 
     Raises:
         ValueError: if there is no such layer, one runs inside a `tf.cond` or a loop, or the
@@ -84,9 +84,9 @@ def training_inference_discrepancy(model, data, *, batch_size=32, steps=None, ve
     Reference:
         Wang, Wu and Huang, 2022, https://arxiv.org/abs/2210.05153.
     """
-    batches = InputBatches(data, batch_size, steps, OWNER)
+    batches = InputBatches(data, batch_size, steps, CALLER)
     batches.build(model)
-    layers = batch_statistics_layers(model, OWNER)
+    layers = batch_statistics_layers(model, CALLER)
     moving = {
         layer: mean_and_variance(layer, stored_statistics(layer)) for layer in layers.values()
     }
@@ -100,14 +100,11 @@ def training_inference_discrepancy(model, data, *, batch_size=32, steps=None, ve
         return [[tf.add_n(values) for values in zip(*parts[layer], strict=True)] for layer in order]
 
     remedy = "Measure a model without it."
-    run = ObservedModel(model, list(moving), compute, training=True, owner=OWNER, remedy=remedy)
+    run = ObservedModel(model, list(moving), compute, training=True, owner=CALLER, remedy=remedy)
     progress = keras.utils.Progbar(batches.size, verbose=verbose, unit_name="batch")
     totals = None
-    with state_kept(model):
-        for batch in batches:
-            sums = run(batch)
-            totals = sums if totals is None else tf.nest.map_structure(tf.add, totals, sums)
-            progress.add(1)
+    for sums in run.over(batches, progress):
+        totals = sums if totals is None else tf.nest.map_structure(tf.add, totals, sums)
     names = {layer: name for name, layer in layers.items()}
     found = {}
     for layer, values in zip(order, totals, strict=True):
@@ -149,7 +146,7 @@ def _sums_over_batches(call, moving_mean, moving_variance):
     x, weights, axis = call.view()
     segment_size = getattr(call.layer, "virtual_batch_size", None)
     options = dict(axis=axis, weights=weights, segment_size=segment_size)
-    count, mean, m2 = kernels.constant_moments(x, **options)
+    count, mean, m2 = MOMENTS.local(x, **options)
     variance = tf.math.divide_no_nan(m2, count)
     if segment_size is None:
         count, mean, variance = (value[tf.newaxis] for value in (count, mean, variance))

@@ -7,13 +7,13 @@ import pathlib
 import numpy as np
 
 from keras_norms.arguments import is_number
-from keras_norms.diagnostics.activation_statistics import ActivationStatistics, merged
-from keras_norms.diagnostics.batch_statistics import batch_statistics_layers
 from keras_norms.diagnostics.drift import MEASURES, Drift, divergence
 from keras_norms.files import write_whole
-from keras_norms.input_batches import InputBatches
+from keras_norms.models.activation_statistics import ActivationStatistics, merged
+from keras_norms.models.batches import InputBatches
+from keras_norms.models.statistics_layers import batch_statistics_layers
 
-OWNER = "StatisticsReference"
+CALLER = "StatisticsReference"
 FORMAT = 1
 
 
@@ -73,12 +73,12 @@ class StatisticsReference:
             ValueError: if the model has no layer with batch statistics, or the data is empty, does
                 not fit the model, or leads to statistics that are not finite.
         """
-        batches = InputBatches(data, batch_size, steps, OWNER)
+        batches = InputBatches(data, batch_size, steps, CALLER)
         batches.build(model)
-        collected = ActivationStatistics(model, OWNER).collect(batches, verbose)
+        collected = observed_statistics(model, CALLER).collect(batches, verbose)
         if not collected:
             raise ValueError(
-                f"{OWNER}: the model must run a layer with batch statistics. Received: "
+                f"{CALLER}: the model must run a layer with batch statistics. Received: "
                 f"{type(model).__name__} '{model.name}', which runs none of its own."
             )
         layers = {}
@@ -88,7 +88,7 @@ class StatisticsReference:
             if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
                 channel = int(np.argmin(np.isfinite(mean) & np.isfinite(variance)))
                 raise ValueError(
-                    f"{OWNER}: `data` must lead to finite statistics. Received: mean "
+                    f"{CALLER}: `data` must lead to finite statistics. Received: mean "
                     f"{mean[channel]:g} and variance {variance[channel]:g} in channel {channel} of "
                     f"layer '{name}'."
                 )
@@ -150,7 +150,7 @@ class StatisticsReference:
             RecursionError,
         ) as error:
             raise ValueError(
-                f"{OWNER}: {path} must be a file that `save` wrote. Received: one that cannot be "
+                f"{CALLER}: {path} must be a file that `save` wrote. Received: one that cannot be "
                 f"read as such ({type(error).__name__}: {error})."
             ) from error
 
@@ -187,13 +187,13 @@ class StatisticsReference:
             ValueError: if the reference was made for another model, an argument breaks its rule, or
                 the data is empty or does not fit the model.
         """
-        check_options(measure, threshold, OWNER)
-        batches = InputBatches(data, batch_size, steps, OWNER)
+        check_options(measure, threshold, CALLER)
+        batches = InputBatches(data, batch_size, steps, CALLER)
         batches.build(model)
         self.check_is_of(model, same_weights)
         if self._traced is None or self._traced.model is not model:
             # Kept for the next time: a deployed model is compared again and again.
-            self._traced = ActivationStatistics(model, OWNER)
+            self._traced = observed_statistics(model, CALLER)
         collected = self._traced.collect(batches, verbose)
         return self.drift_of(model, collected, measure, threshold)
 
@@ -201,9 +201,9 @@ class StatisticsReference:
         """Raises ValueError if the reference was made for another model than this."""
         sizes = {
             name: int(np.prod(layer.moving_mean.shape))
-            for name, layer in batch_statistics_layers(model, OWNER).items()
+            for name, layer in batch_statistics_layers(model, CALLER).items()
         }
-        rule = f"{OWNER}: a reference must be of the model that it is compared with"
+        rule = f"{CALLER}: a reference must be of the model that it is compared with"
         for name, of in self.layers.items():
             if sizes.get(name) != len(of["mean"]):
                 here = f"{sizes[name]} channels" if name in sizes else "no such layer"
@@ -213,18 +213,18 @@ class StatisticsReference:
                 )
         if same_weights and weights_hash(model) != self._weights:
             raise ValueError(
-                f"{rule}, with the same weights. Received: one of other weights; make it anew "
+                f"{rule}, with the same weights. Received: other weights. Record it again "
                 "after each training, or compare with `same_weights=False` (`--other-weights`)."
             )
 
     def drift_of(self, model, collected, measure, threshold):
         """A `Drift`, from what `ActivationStatistics` of the model collected."""
-        layers = batch_statistics_layers(model, OWNER)
+        layers = batch_statistics_layers(model, CALLER)
         by_channel, by_batch, statistics = {}, {}, {}
         for name, of in self.layers.items():
             if name not in collected:
                 raise ValueError(
-                    f"{OWNER}: the model must run layer '{name}', as it did for the reference. "
+                    f"{CALLER}: the model must run layer '{name}', as it did for the reference. "
                     "Received: a model that does not run it."
                 )
             counts, means, m2s = collected[name]
@@ -242,6 +242,12 @@ class StatisticsReference:
         return Drift(measure, threshold, by_channel, by_batch, statistics)
 
 
+def observed_statistics(model, owner):
+    """The `ActivationStatistics` of a model's layers with batch statistics."""
+    layers = batch_statistics_layers(model, owner)
+    return ActivationStatistics(model, layers, owner, "It cannot be inspected there.")
+
+
 def check_options(measure, threshold, owner):
     """Raises ValueError for a measure or a threshold that breaks its rule."""
     if measure not in MEASURES:
@@ -256,7 +262,7 @@ def check_options(measure, threshold, owner):
 def _check_counts(name, count):
     if not (count > 1).all():
         raise ValueError(
-            f"{OWNER}: `data` must hold at least two values for every channel of layer '{name}'. "
+            f"{CALLER}: `data` must hold at least two values for every channel of layer '{name}'. "
             f"Received: {count.min():g}."
         )
 

@@ -35,16 +35,6 @@ def moments(x, *, axis, weights=None, segment_size=None):
     return recall(kernels_in_use().moments(tf.stop_gradient(x), **options), x, pullback)
 
 
-def constant_moments(x, *, axis, weights=None, segment_size=None):
-    """The same without a gradient.
-
-    TensorFlow keeps the gradient functions of each trace, and with them its graph, as long as the
-    process lives: not for what is traced again and again, and never differentiated.
-    """
-    options = dict(axis=axis, weights=weights, segment_size=segment_size)
-    return kernels_in_use().moments(tf.stop_gradient(x), **options)
-
-
 def sums(**operands):
     """Returns `sum w u` and, where `v` is given, `sum w u (v - center)`, else None.
 

@@ -92,7 +92,7 @@ def test_program(name, sanitizer, tmp_path):
 def test_cuda_kernels_do_not_spill():
     if shutil.which("nvcc") is None:
         pytest.skip("nvcc was not found")
-    run(sys.executable, "-m", "custom_ops.cuda_report", "--json")
+    run(sys.executable, "-m", "benchmarks.cuda_report", "--json")
 
 
 def run(*command):

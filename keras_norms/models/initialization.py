@@ -3,22 +3,22 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_norms.input_batches import InputBatches
 from keras_norms.keras_api import keras, nested_layers
 from keras_norms.layers.batchless_normalization import BatchlessNormalization
-from keras_norms.observed_model import ObservedModel
-from keras_norms.ops import kernels
-from keras_norms.ops.totals import count_of
+from keras_norms.models.activation_statistics import ActivationStatistics, merged
+from keras_norms.models.batches import InputBatches
+from keras_norms.models.observed import ObservedModel
 
-OWNER = "initialize_statistics"
+CALLER = "initialize_statistics"
+REMEDY = "Use `assign_statistics` for it."
 
 
-def initialize_statistics(model, data, *, batch_size=32, steps=None, passes=1, verbose=1):
+def initialize_statistics(model, data, *, batch_size=32, steps=None, verbose=1):
     """Sets mean and standard deviation of every `BatchlessNormalization` layer from data.
 
     A layer's statistics are those of its inputs once all layers before it are initialized. So the
     layers are sorted into strata, each of which depends on earlier ones only, and `data` is read
-    once for every stratum (twice with `passes=2`), the model running in inference mode. Masked
+    once for every stratum, the model running in inference mode. Masked
     positions are left out, and batches may differ in size.
 
     Use it before training, with the data of training: a few hundred instances give good
@@ -32,9 +32,6 @@ def initialize_statistics(model, data, *, batch_size=32, steps=None, passes=1, v
             that is a tuple, the first element is the input.
         batch_size: the size of a batch where `data` are arrays. Defaults to `32`.
         steps: None, or how many batches to read at most. Defaults to `None`.
-        passes: 1, mean and variance together, merged exactly; or 2, the mean first and
-            then the mean square around it, as in the paper. The results differ by rounding
-            only. Defaults to `1`.
         verbose: 1 shows a progress bar, 0 does not. Defaults to `1`.
 
     Returns:
@@ -56,18 +53,16 @@ def initialize_statistics(model, data, *, batch_size=32, steps=None, passes=1, v
     Reference:
         Berger and Uc Cetina, 2022, https://arxiv.org/abs/2212.14729.
     """
-    if passes not in (1, 2) or isinstance(passes, bool):
-        raise ValueError(f"{OWNER}: `passes` must be 1 or 2. Received: passes={passes!r}.")
-    batches = InputBatches(data, batch_size, steps, OWNER)
+    batches = InputBatches(data, batch_size, steps, CALLER)
     first = batches.build(model)
     layers = [layer for layer in nested_layers(model) if isinstance(layer, BatchlessNormalization)]
     before = [[tf.identity(w) for w in layer.statistics_weights] for layer in layers if layer.built]
     strata = _strata(model, layers, first)
-    total = batches.size * len(strata) * passes
+    total = batches.size * len(strata)
     progress = keras.utils.Progbar(total, verbose=verbose, unit_name="batch")
     try:
         for stratum in strata:
-            for layer, (mean, stddev) in _statistics(model, stratum, batches, passes, progress):
+            for layer, (mean, stddev) in _statistics(model, stratum, batches, progress):
                 layer.assign_statistics(mean, stddev)
     except BaseException:
         for layer, values in zip((lr for lr in layers if lr.built), before, strict=True):
@@ -75,12 +70,6 @@ def initialize_statistics(model, data, *, batch_size=32, steps=None, passes=1, v
                 weight.assign(value)
         raise
     return strata
-
-
-def _observed(model, layers, compute):
-    return ObservedModel(
-        model, layers, compute, owner=OWNER, remedy="Use `assign_statistics` for it."
-    )
 
 
 def _strata(model, layers, batch):
@@ -103,11 +92,12 @@ def _strata(model, layers, batch):
             found["needs"][call.layer] |= depends[call.inputs.op.name] - {call.layer}
         return tf.constant(0)
 
-    _observed(model, layers, trace).trace(tf.nest.map_structure(tf.convert_to_tensor, batch))
+    observed = ObservedModel(model, layers, trace, owner=CALLER, remedy=REMEDY)
+    observed.trace(tf.nest.map_structure(tf.convert_to_tensor, batch))
     needs = found["needs"]
     if not needs:
         raise ValueError(
-            f"{OWNER}: the model must run at least one BatchlessNormalization layer. "
+            f"{CALLER}: the model must run at least one BatchlessNormalization layer. "
             f"Received: {type(model).__name__} '{model.name}' without."
         )
     strata, done = [], set()
@@ -120,70 +110,24 @@ def _strata(model, layers, batch):
     return strata
 
 
-def _statistics(model, stratum, batches, passes, progress):
+def _statistics(model, stratum, batches, progress):
     """Mean and standard deviation of what the layers of a stratum receive."""
-
-    def moments(calls):
-        parts = []
-        for call in calls:
-            x, weights, axis = call.view()
-            part = kernels.moments(x, axis=axis, weights=weights)
-            parts.append((stratum.index(call.layer), part))
-        return parts
-
-    def squares(calls, means):
-        parts = []
-        for call in calls:
-            i = stratum.index(call.layer)
-            x, weights, axis = call.view()
-            options = dict(axis=axis, weights=weights)
-            center = tf.cast(means[i], x.dtype if x.dtype == tf.float64 else tf.float32)
-            total, around = kernels.sums(
-                v=x, center=center, weighted=weights is not None, **options
-            )
-            # Around the centre as rounded; around the mean it is that much less.
-            count = count_of(x, **options)
-            offset = tf.math.divide_no_nan(total, count)
-            mean = tf.cast(center, tf.float64) + offset
-            parts.append((i, (count, mean, tf.maximum(around - offset * total, 0.0))))
-        return parts
-
-    def total(compute, *arguments):
-        """Count, mean and sum of squares around it, for each layer."""
-        function = _observed(model, stratum, compute)
-        merged = [None] * len(stratum)
-        for batch in batches:
-            for i, part in function(batch, *arguments):
-                part = [np.asarray(value, np.float64) for value in part]
-                merged[int(i)] = part if merged[int(i)] is None else _merge(merged[int(i)], part)
-            progress.add(1)
-        return merged
-
-    merged = total(moments)
-    if passes == 2:
-        means = [tf.constant(mean, tf.float64) for _, mean, _ in merged]
-        merged = total(squares, means)
-    for layer, (count, mean, m2) in zip(stratum, merged, strict=True):
+    layers = dict(enumerate(stratum))
+    run = ActivationStatistics(model, layers, CALLER, REMEDY)
+    for number, parts in run.collect(batches, progress=progress).items():
+        layer = layers[number]
+        count, mean, variance = merged(parts)
         if not (count > 1).all():
             raise ValueError(
-                f"{OWNER}: `data` must hold at least two values for every channel of layer "
+                f"{CALLER}: `data` must hold at least two values for every channel of layer "
                 f"'{layer.name}'. Received: {count.min():g}."
             )
-        stddev = np.sqrt(m2 / count)
+        stddev = np.sqrt(variance)
         if not (np.isfinite(mean).all() and np.isfinite(stddev).all()):
             channel = int(np.argmin(np.isfinite(mean) & np.isfinite(stddev)))
             raise ValueError(
-                f"{OWNER}: `data` must lead to finite statistics. Received: mean "
+                f"{CALLER}: `data` must lead to finite statistics. Received: mean "
                 f"{mean[channel]:g} and standard deviation {stddev[channel]:g} in channel "
                 f"{channel} of layer '{layer.name}'."
             )
         yield layer, (mean, np.where(stddev > layer.epsilon, stddev, 1.0))
-
-
-def _merge(a, b):
-    """Counts, means and sums of squares of two sets as those of both (Chan)."""
-    count = a[0] + b[0]
-    safe = np.where(count > 0, count, 1.0)
-    difference = b[1] - a[1]
-    mean = a[1] + difference * b[0] / safe
-    return count, mean, a[2] + b[2] + difference**2 * a[0] * b[0] / safe

@@ -1,30 +1,26 @@
-"""Mean and variance of what the layers of a model receive in inference, batch by batch."""
+"""Mean and variance of what layers of a model receive in inference, batch by batch."""
 
 import numpy as np
 import tensorflow as tf
 
-from keras_norms.diagnostics.batch_statistics import batch_statistics_layers
-from keras_norms.keras_api import keras, state_kept
-from keras_norms.observed_model import ObservedModel
-from keras_norms.ops import kernels
+from keras_norms.keras_api import keras
+from keras_norms.models.observed import ObservedModel
 from keras_norms.statistics.moments import MOMENTS
 
 
 class ActivationStatistics:
-    """Collects statistics of a model's layers with batch statistics, in inference mode.
+    """Collects counts, means and sums of squares of what layers receive, in inference mode.
 
     Args:
-        model: a Keras model whose weights are there.
+        model: a built Keras model.
+        layers: `{name: layer}`.
         owner: for messages.
-
-    Raises:
-        ValueError: if there is no such layer.
+        remedy: what to do where a call cannot be reached, for the message.
     """
 
-    def __init__(self, model, owner):
-        self._names = {v: k for k, v in batch_statistics_layers(model, owner).items()}
+    def __init__(self, model, layers, owner, remedy):
+        self._names = {layer: name for name, layer in layers.items()}
         self.model = model
-        remedy = "It cannot be inspected there."
         self._run = ObservedModel(
             model, list(self._names), self._moments, owner=owner, remedy=remedy
         )
@@ -41,16 +37,13 @@ class ActivationStatistics:
         """Raises an error where the model does not take such a batch."""
         self._run.trace(tf.nest.map_structure(tf.convert_to_tensor, batch))
 
-    def collect(self, batches, verbose=0):
+    def collect(self, batches, verbose=0, progress=None):
         """Returns `{layer name: (counts, means, sums of squares)}`, each `[batches, channels]`."""
-        progress = keras.utils.Progbar(batches.size, verbose=verbose, unit_name="batch")
+        progress = progress or keras.utils.Progbar(batches.size, verbose=verbose, unit_name="batch")
         found = {}
-        with state_kept(self.model):  # A layer may be told to train even in inference mode.
-            for batch in batches:
-                moments = self._run(batch)
-                for layer, parts in zip(self._order, moments, strict=True):
-                    found.setdefault(self._names[layer], []).append(parts)
-                progress.add(1)
+        for moments in self._run.over(batches, progress):
+            for layer, parts in zip(self._order, moments, strict=True):
+                found.setdefault(self._names[layer], []).append(parts)
         return {
             name: tuple(tf.stack(part).numpy() for part in zip(*batches_of, strict=True))
             for name, batches_of in found.items()
@@ -65,7 +58,7 @@ def merged(parts):
 
 def _moments_of(call):
     x, weights, axis = call.view()
-    count, mean, m2 = kernels.constant_moments(x, axis=axis, weights=weights)
+    count, mean, m2 = MOMENTS.local(x, axis=axis, weights=weights, segment_size=None)
     return tf.broadcast_to(count, tf.shape(mean)), mean, m2
 
 

@@ -1,6 +1,6 @@
 """What nvcc made of the CUDA kernels: registers, spills, and how wide global memory is accessed.
 
-    python -m custom_ops.cuda_report [--json]
+    python -m benchmarks.cuda_report [--json]
 
 Exit code 1 where a kernel spills registers, which costs it the memory bandwidth it is made for.
 Needs nvcc, but no GPU; the widths need cuobjdump, which comes with the CUDA toolkit.

@@ -3,10 +3,11 @@
 import tensorflow as tf
 
 from keras_norms.keras_api import nested_layers
+from keras_norms.statistics.moving_statistics import KINDS
 
 
 def named(layers):
-    """Layers by their names; a name that is there before gets a number."""
+    """Layers by their names; duplicate names are numbered."""
     by_name = {}
     for layer in layers:
         name, number = layer.name, 0
@@ -23,7 +24,7 @@ def batch_statistics_layers(model, owner):
     Raises:
         ValueError: if there is none.
     """
-    layers = named(layer for layer in nested_layers(model) if _keeps_moving_statistics(layer))
+    layers = named(layer for layer in nested_layers(model) if _kept(layer))
     if not layers:
         raise ValueError(
             f"{owner}: the model must have a layer with batch statistics, such as a "
@@ -32,28 +33,23 @@ def batch_statistics_layers(model, owner):
     return layers
 
 
-def _keeps_moving_statistics(layer):
+def _kept(layer):
+    """The kind of moving statistics that a layer keeps, ours or of stock Keras, or None."""
     names = "moving_mean", "momentum", "axis", "epsilon"
-    spreads = "moving_variance", "moving_stddev"
-    return all(hasattr(layer, n) for n in names) and any(hasattr(layer, n) for n in spreads)
+    if not all(hasattr(layer, name) for name in names):
+        return None
+    return next((kind for kind in KINDS if hasattr(layer, kind.spread)), None)
 
 
 def stored_statistics(layer):
     """What a layer keeps moving averages of, as they are now: float64 vectors."""
-    spread = layer.moving_variance if _averages_variances(layer) else layer.moving_stddev
-    return _vector(layer.moving_mean), _vector(spread)
+    return tuple(_vector(getattr(layer, name)) for name in _kept(layer).names)
 
 
 def mean_and_variance(layer, stored):
     """The mean and the variance that stored statistics stand for."""
     mean, spread = stored
-    if _averages_variances(layer):
-        return mean, tf.maximum(spread, 0.0)
-    return mean, tf.maximum(tf.square(spread) - layer.epsilon, 0.0)
-
-
-def _averages_variances(layer):
-    return hasattr(layer, "moving_variance")
+    return mean, tf.maximum(_kept(layer).variance(spread, layer.epsilon), 0.0)
 
 
 def _vector(variable):

@@ -1,0 +1,39 @@
+// The operations on the CPU.
+
+#include "ops/blend_kernel.h"
+#include "ops/moments_kernel.h"
+#include "ops/run_on_cpu.h"
+#include "ops/sums_kernel.h"
+
+namespace keras_norms {
+namespace {
+
+void RunMoments(tensorflow::OpKernelContext* context, const MomentsArguments& arguments) {
+  RunOnCpu(context, arguments, MomentsScratchCpu, MomentsCpu);
+}
+
+REGISTER_KERNEL_BUILDER(Name("KerasNorms>Moments")
+                            .Device(tensorflow::DEVICE_CPU)
+                            .TypeConstraint("T", kActivationTypes),
+                        MomentsOp<RunMoments>);
+
+void RunSums(tensorflow::OpKernelContext* context, const SumsArguments& arguments) {
+  RunOnCpu(context, arguments, SumsScratchCpu, SumsCpu);
+}
+
+REGISTER_KERNEL_BUILDER(Name("KerasNorms>Sums")
+                            .Device(tensorflow::DEVICE_CPU)
+                            .TypeConstraint("T", kActivationTypes),
+                        SumsOp<RunSums>);
+
+void RunBlend(tensorflow::OpKernelContext* context, const BlendArguments& arguments) {
+  RunOnCpu(context, arguments, BlendScratchCpu, BlendCpu);
+}
+
+REGISTER_KERNEL_BUILDER(Name("KerasNorms>Blend")
+                            .Device(tensorflow::DEVICE_CPU)
+                            .TypeConstraint("T", kActivationTypes),
+                        BlendOp<RunBlend>);
+
+}  // namespace
+}  // namespace keras_norms

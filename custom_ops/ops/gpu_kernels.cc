@@ -1,0 +1,39 @@
+// The operations on an NVIDIA GPU.
+
+#include "ops/blend_kernel.h"
+#include "ops/moments_kernel.h"
+#include "ops/run_on_gpu.h"
+#include "ops/sums_kernel.h"
+
+namespace keras_norms {
+namespace {
+
+void RunMoments(tensorflow::OpKernelContext* context, const MomentsArguments& arguments) {
+  RunOnGpu(context, arguments, MomentsScratchCuda, MomentsCuda);
+}
+
+REGISTER_KERNEL_BUILDER(Name("KerasNorms>Moments")
+                            .Device(tensorflow::DEVICE_GPU)
+                            .TypeConstraint("T", kActivationTypes),
+                        MomentsOp<RunMoments>);
+
+void RunSums(tensorflow::OpKernelContext* context, const SumsArguments& arguments) {
+  RunOnGpu(context, arguments, SumsScratchCuda, SumsCuda);
+}
+
+REGISTER_KERNEL_BUILDER(Name("KerasNorms>Sums")
+                            .Device(tensorflow::DEVICE_GPU)
+                            .TypeConstraint("T", kActivationTypes),
+                        SumsOp<RunSums>);
+
+void RunBlend(tensorflow::OpKernelContext* context, const BlendArguments& arguments) {
+  RunOnGpu(context, arguments, BlendScratchCuda, BlendCuda);
+}
+
+REGISTER_KERNEL_BUILDER(Name("KerasNorms>Blend")
+                            .Device(tensorflow::DEVICE_GPU)
+                            .TypeConstraint("T", kActivationTypes),
+                        BlendOp<RunBlend>);
+
+}  // namespace
+}  // namespace keras_norms

@@ -1,0 +1,121 @@
+"""`keras-norms inspect`: compares data with the reference of a saved model."""
+
+import contextlib
+import importlib
+import json
+import os
+import pathlib
+import re
+import sys
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from keras_norms.cli.model_files import load_model, read_npz
+from keras_norms.diagnostics.drift_report import columns, summary, write_report
+from keras_norms.diagnostics.statistics_reference import StatisticsReference
+
+
+def run(options):
+    """Returns 0 where nothing drifted, 1 where something did, 2 on an error."""
+    try:
+        return _inspect(options)
+    except (Exception, SystemExit) as error:  # A pipeline reads one line, whatever went wrong.
+        print(f"keras-norms inspect: {_sentence(error)}", file=sys.stderr)
+        return 2
+
+
+def _sentence(error):
+    """The line of an error that says something; Keras puts others around it, in colours."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()
+    lines = [line.strip() for line in lines if line.strip()]
+    telling = [line for line in lines if not line.startswith("Exception encountered")]
+    return (telling or lines or [type(error).__name__])[0]
+
+
+def _inspect(options):
+    _check(options)
+    path = options.reference or StatisticsReference.beside(options.model)
+    reference = None if options.record else _load_reference(path, options.model)
+    if options.module:
+        sys.path.insert(0, "")  # As `python -m` does: the folder that the command is called in.
+        with contextlib.redirect_stdout(sys.stderr):  # What it prints is no part of our JSON.
+            importlib.import_module(options.module)
+    model = load_model(options.model)
+    data = read_npz(options.data, model)
+    reading = dict(batch_size=options.batch_size, steps=options.steps, verbose=0)
+    if options.record:
+        return _record(path, model, data, options, reading)
+    drift = reference.compare(
+        model,
+        data,
+        measure=options.measure,
+        threshold=options.threshold,
+        same_weights=not options.other_weights,
+        **reading,
+    )
+    report = _report(drift, options) if options.report else ()
+    if options.json:
+        print(json.dumps(drift.to_json(), indent=2))
+    else:
+        _print(drift, options, report)
+    return 1 if drift.share > options.tolerate else 0
+
+
+def _check(options):
+    """Raises ValueError for options that cannot be, before TensorFlow reads anything."""
+    if options.report and pathlib.Path(options.report).is_file():
+        raise ValueError(f"--report must be a folder. Received: the file {options.report}.")
+    if not 0 <= options.tolerate <= 1:
+        raise ValueError(f"--tolerate must be a share in [0, 1]. Received: {options.tolerate}.")
+    if options.top < 0:
+        raise ValueError(f"--top must be at least 0. Received: {options.top}.")
+    if options.record and (options.report or options.json):
+        raise ValueError("--record compares nothing, so there is no --report and no --json.")
+    if not pathlib.Path(options.model).exists():
+        raise ValueError(f"there is no model {options.model}.")
+
+
+def _load_reference(path, model):
+    if not pathlib.Path(path).is_file():
+        raise ValueError(
+            f"there is no reference {path}. Make one from data that the model does well on: "
+            f"keras-norms inspect {model} --data NPZ --record"
+        )
+    return StatisticsReference.load(path)
+
+
+def _record(path, model, data, options, reading):
+    for other in (options.model, options.data):
+        if os.path.realpath(path) == os.path.realpath(other):
+            raise ValueError(f"--reference must be a file of its own. Received: {other}.")
+    StatisticsReference.of(model, data, **reading).save(path)
+    print(f"Written: {path}")
+    return 0
+
+
+def _report(drift, options):
+    title = f"{pathlib.Path(options.data).name} against the reference of "
+    return write_report(drift, options.report, title + pathlib.Path(options.model).name)
+
+
+def _print(drift, options, report):
+    table = Table(title="keras-norms inspect", title_justify="left")
+    first, *others = columns(drift)
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column(name, justify="right")
+    for channel in drift.ranked(options.top):
+        color = "red" if channel.value > drift.threshold else "default"
+        cells = (f"{value:.4g}" for value in channel[2:])
+        table.add_row(escape(channel.layer), str(channel.channel), *cells, style=color)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # A file is searched by line: names stay whole.
+    console.print(table)
+    verdict = "more than" if drift.share > options.tolerate else "within"
+    line = f"{summary(drift)} This is {verdict} the share of {options.tolerate:g} to be tolerated."
+    console.print(line, highlight=False, soft_wrap=True)
+    for path in report:
+        console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,71 @@
+"""The table of commands: what each is called and takes. Only the one that runs is imported.
+
+So `--help` and `--version` answer without TensorFlow, which takes seconds to import.
+"""
+
+import argparse
+import importlib
+import os
+
+from keras_norms.version import __version__
+
+
+def main(arguments=None):
+    """Runs the command line and returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="keras-norms", description="Batch normalization for TensorFlow and Keras."
+    )
+    parser.add_argument("--version", action="version", version=f"keras-norms {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    for name, (summary, add_arguments) in COMMANDS.items():
+        add_arguments(commands.add_parser(name, help=summary).add_argument)
+    options = parser.parse_args(arguments)
+    return importlib.import_module(f"keras_norms.cli.{options.command}").run(options)
+
+
+def _doctor(add):
+    add("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _build(add):
+    add(
+        "--cuda",
+        choices=("auto", "require", "skip"),
+        default=os.environ.get("KERAS_NORMS_BUILD_CUDA") or "auto",
+        help="for NVIDIA GPUs: if nvcc is there (auto, the default), or fail, or never",
+    )
+    add(
+        "--output",
+        metavar="FOLDER",
+        help="where the library goes; the default is where layers look for it, the user's cache",
+    )
+
+
+def _inspect(add):
+    add("model", metavar="MODEL", help="a model that Keras saved")
+    add("--data", metavar="NPZ", required=True, help="inputs: one array, or one for each input")
+    add("--reference", metavar="JSON", help="default: MODEL's name with .statistics.json")
+    add("--import", metavar="MODULE", dest="module", help="import it first: it registers layers")
+    add("--other-weights", action="store_true", help="the model has been trained since --record")
+    add("--record", action="store_true", help="write the reference from this data, compare nothing")
+    add("--measure", choices=("psi", "kl"), default="psi", help="default psi")
+    add("--threshold", type=float, default=0.25, help="of a drifted channel, default 0.25")
+    add(
+        "--tolerate",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of channels that may drift, default 0; a few hundred instances keep chance below it",
+    )
+    add("--batch-size", type=int, default=32, help="default 32")
+    add("--steps", type=int, help="read so many batches at most")
+    add("--top", type=int, default=10, help="how many channels the table lists, default 10")
+    add("--report", metavar="FOLDER", help="write drift.png and drift.html; needs matplotlib")
+    add("--json", action="store_true", help="print JSON instead of a table")
+
+
+COMMANDS = {
+    "doctor": ("say what the layers run on here, and why", _doctor),
+    "build": ("build the compiled library", _build),
+    "inspect": ("compare data with the reference of a model", _inspect),
+}
