@@ -88,7 +88,7 @@ class BatchNormalizationBase(ChannelNormalization):
         y, statistics, extras = normalize_batch(
             x,
             self._transform(self._prepare(state), enabled, may_be_empty=weights is not None),
-            parameters,
+            {name: tf.cast(value, tf.float64) for name, value in parameters.items()},
             statistic=self.statistic,
             axis=axis,
             weights=weights,
@@ -102,11 +102,14 @@ class BatchNormalizationBase(ChannelNormalization):
     # What a layer of the family overrides, beside `statistic`, `kept` and `counts_steps`:
 
     def _affine(self, state, statistics, gamma=None, beta=None):
-        """Scale, center, shift and any extras for training, from statistics of the batch."""
+        """Scale, center, shift and any extras for training, from statistics of the batch.
+
+        Vectors are float64.
+        """
         del state
         inverse_stddev = tf.math.rsqrt(statistics.variance + self.epsilon)
-        scale = inverse_stddev if gamma is None else tf.cast(gamma, tf.float64) * inverse_stddev
-        return scale, statistics.mean, None if beta is None else tf.cast(beta, tf.float64)
+        scale = inverse_stddev if gamma is None else gamma * inverse_stddev
+        return scale, statistics.mean, beta
 
     def _prepare(self, state):
         """The state as `_affine` wants it. Computed once, while `_affine` runs twice."""
@@ -146,8 +149,7 @@ class BatchNormalizationBase(ChannelNormalization):
         old = [state[name] for name in self.kept.names]
         new = self._moving_average().updated(*old, statistics, enabled)
         for name, value in zip(self.kept.names, new, strict=True):
-            weight = getattr(self, name)
-            weight.assign(tf.reshape(value, weight.shape))
+            self._assign(getattr(self, name), value)
         if self.counts_steps:
             one = tf.constant(1, tf.int64) if enabled is None else tf.cast(enabled, tf.int64)
             self.step.assign(state["step"] + one)

@@ -124,10 +124,9 @@ class BatchRenormalization(BatchNormalizationBase):
         )
         scale, shift = r * inverse_stddev, d
         if gamma is not None:
-            gamma = tf.cast(gamma, tf.float64)
             scale, shift = gamma * scale, gamma * shift
         if beta is not None:
-            shift = shift + tf.cast(beta, tf.float64)
+            shift = shift + beta
         if not self.clipping_metrics:
             return scale, statistics.mean, shift
         shares = [

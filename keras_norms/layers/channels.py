@@ -140,6 +140,10 @@ class ChannelNormalization(keras.layers.Layer):
         value = tf.convert_to_tensor(variable)
         return value if value.shape.rank == 1 else tf.reshape(value, [-1])
 
+    def _assign(self, variable, vector):
+        is_vector = len(variable.shape) == 1
+        variable.assign(vector if is_vector else tf.reshape(vector, variable.shape))
+
     def _read_parameters(self):
         named = {"gamma": self.gamma, "beta": self.beta}
         return {name: self._vector(v) for name, v in named.items() if v is not None}

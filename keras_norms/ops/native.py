@@ -10,6 +10,12 @@ from keras_norms.ops import library, reference
 from keras_norms.ops.operands import TENSORS
 
 
+def has_gradient(operands):
+    """Whether the library has an operation for these operands; it has a registered gradient."""
+    are_rows = _are_row_weights(operands.weights, operands.axis)
+    return are_rows and _have_one_dtype(operands.u, operands.v)
+
+
 def moments(x, *, axis, weights=None, segment_size=None):
     if not _are_row_weights(weights, axis):
         return reference.moments(x, axis=axis, weights=weights, segment_size=segment_size)
@@ -19,7 +25,7 @@ def moments(x, *, axis, weights=None, segment_size=None):
 
 
 def sums(operands):
-    if not _are_known(operands):
+    if not has_gradient(operands):
         return reference.sums(operands)
     sum_u, sum_uv, y = _run("sums", operands)
     found = sum_u, sum_uv[0] if sum_uv else None
@@ -27,7 +33,7 @@ def sums(operands):
 
 
 def blend(operands):
-    return _run("blend", operands) if _are_known(operands) else reference.blend(operands)
+    return _run("blend", operands) if has_gradient(operands) else reference.blend(operands)
 
 
 def _run(name, operands):
@@ -52,12 +58,6 @@ def _of_one_dtype(vectors):
     if _have_one_dtype(*vectors.values()):
         return vectors
     return {k: t if t is None else tf.cast(t, tf.float64) for k, t in vectors.items()}
-
-
-def _are_known(operands):
-    """Whether the library has a kernel for these operands."""
-    are_rows = _are_row_weights(operands.weights, operands.axis)
-    return are_rows and _have_one_dtype(operands.u, operands.v)
 
 
 def _are_row_weights(weights, axis):

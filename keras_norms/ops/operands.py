@@ -54,3 +54,15 @@ class Operands(NamedTuple):
             weighted=self.weighted,
             segment_size=self.segment_size,
         )
+
+    @property
+    def unweighted_layout(self):
+        """The layout without weights."""
+        return dict(axis=self.axis, segment_size=self.segment_size)
+
+    @property
+    def weighing_layout(self):
+        """The layout for another tensor than `v`: weights that only tell where `v` is invalid
+        say nothing of it.
+        """
+        return self.layout if self.weighted else self.unweighted_layout

@@ -1,42 +1,55 @@
-"""Gradients of the library's operations, for those who differentiate the operations themselves.
+"""Gradients of the library's operations, registered once for the process.
 
-The faces in `kernels.py` bring their own gradients. Forward-mode differentiation looks
-through them at the operations that they run and asks TensorFlow's registry; there it
-finds the gradient of the face, at the price of running the kernel again.
+They are those of `kernels.py`, with the operands read off the operation.
 """
 
 import tensorflow as tf
 
 from keras_norms.ops import kernels
-from keras_norms.ops.operands import TENSORS
+from keras_norms.ops.operands import TENSORS, Operands
 
 # Vectors that are there as often as an activation share its attribute.
-_COUNTED_WITH = {("Blend", "a"): "u", ("Blend", "b"): "v"}
+_COUNTED_WITH = {("blend", "a"): "u", ("blend", "b"): "v"}
 
 
-def _is_given(op, name, operand):
-    return operand == "x" or op.get_attr(f"num_{_COUNTED_WITH.get((name, operand), operand)}") > 0
+def _inputs(op, name):
+    """The tensors of an operation by the names that they have there."""
+    present = [
+        key
+        for key in TENSORS[name]
+        if key == "x" or op.get_attr(f"num_{_COUNTED_WITH.get((name, key), key)}") > 0
+    ]
+    return dict(zip(present, op.inputs, strict=True))
 
 
-def _gradient(name, op, gradients):
-    face = getattr(kernels, name.lower())
-    present = [key for key in TENSORS[name.lower()] if _is_given(op, name, key)]
-    inputs = list(op.inputs)
-    options = dict(axis=op.get_attr("axis"), segment_size=op.get_attr("segment_size") or None)
-    if name != "Moments":
-        options["weighted"] = op.get_attr("weighted")
-    with tf.GradientTape() as tape:
-        tape.watch(inputs)
-        results = face(**dict(zip(present, inputs, strict=True)), **options)
-    results = [result for result in tf.nest.flatten(results) if result is not None]
-    return tape.gradient(results, inputs, output_gradients=list(gradients))
+def _layout(op):
+    return dict(axis=op.get_attr("axis"), segment_size=op.get_attr("segment_size") or None)
 
 
-def _register(name):
-    @tf.RegisterGradient(f"KerasNorms>{name}")
-    def gradient(op, *gradients):
-        return _gradient(name, op, gradients)
+def _in_order_of_inputs(inputs, gradients):
+    """None for weights, which are constants."""
+    weights = [None] if "weights" in inputs else []
+    tensors = {name: tensor for name, tensor in inputs.items() if name != "weights"}
+    return [*kernels.in_order(gradients, tensors), *weights]
 
 
-for _name in ("Moments", "Sums", "Blend"):
-    _register(_name)
+@tf.RegisterGradient("KerasNorms>Moments")
+def _moments(op, *gradients):
+    inputs = _inputs(op, "moments")
+    x, weights = inputs["x"], inputs.get("weights")
+    dx = kernels.moments_gradient(x, op.outputs, gradients, weights=weights, **_layout(op))
+    return _in_order_of_inputs(inputs, {"x": dx})
+
+
+@tf.RegisterGradient("KerasNorms>Sums")
+def _sums(op, *gradients):
+    inputs = _inputs(op, "sums")
+    operands = Operands(**inputs, weighted=op.get_attr("weighted"), **_layout(op))
+    return _in_order_of_inputs(inputs, kernels.sums_gradient(operands, *gradients))
+
+
+@tf.RegisterGradient("KerasNorms>Blend")
+def _blend(op, dy):
+    inputs = _inputs(op, "blend")
+    operands = Operands(**inputs, weighted=op.get_attr("weighted"), **_layout(op))
+    return _in_order_of_inputs(inputs, kernels.blend_gradient(operands, dy))

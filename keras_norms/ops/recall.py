@@ -25,6 +25,7 @@ def recall(values, x, pullback):
         def gradient(*gradients):
             return pullback(x, recall(values, x, pullback), gradients)
 
-        return tuple(tf.stop_gradient(value) for value in values), gradient
+        # Not stopped: forward-mode differentiation would take them for constants.
+        return tuple(tf.identity(value) for value in values), gradient
 
     return recalled(x)

@@ -19,6 +19,12 @@ from keras_norms.ops.layout import expand_vector
 from keras_norms.ops.totals import count_of, total_of
 
 
+def has_gradient(operands):
+    """Whether TensorFlow differentiates these in as few passes as `kernels.py`: never."""
+    del operands
+    return False
+
+
 def moments(x, *, axis, weights=None, segment_size=None):
     """Count, mean and centred sum of squares per channel; zeros where the count is 0."""
     dtype = _compute_dtype(x)

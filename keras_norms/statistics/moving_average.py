@@ -65,15 +65,12 @@ class MovingAverage(NamedTuple):
             # A limit cannot hold NaN, so channels with it are left out.
             keep = tf.logical_and(keep, tf.math.is_finite(batch_mean + batch_spread))
             batch_mean, batch_spread = self._bounded(mean, spread, batch_mean, batch_spread)
-        return (
-            tf.where(keep, self._mixed(mean, batch_mean), mean),
-            tf.where(keep, self._mixed(spread, batch_spread), spread),
-        )
-
-    def _mixed(self, old, batch):
-        """Without NaN from a share of 0: momentum 1 never updates and 0 forgets the old value."""
-        return tf.math.multiply_no_nan(old, self.momentum) + tf.math.multiply_no_nan(
-            batch, 1.0 - self.momentum
+        # Where nothing is to change the batch has a share of 0, which no NaN passes.
+        share = tf.where(keep, tf.constant(1.0 - self.momentum, mean.dtype), 0.0)
+        kept = 1.0 - share
+        return tuple(
+            tf.math.multiply_no_nan(old, kept) + tf.math.multiply_no_nan(batch, share)
+            for old, batch in ((mean, batch_mean), (spread, batch_spread))
         )
 
     def _variance(self, batch):
