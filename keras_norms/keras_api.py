@@ -21,6 +21,11 @@ def backend_name():
     return keras.config.backend() if IS_KERAS_3 else "tensorflow"
 
 
+def is_variable(value):
+    """Whether `value` is a variable, of TensorFlow or of Keras 3."""
+    return isinstance(value, (tf.Variable, keras.Variable) if IS_KERAS_3 else tf.Variable)
+
+
 def check_backend(owner):
     """Raises if Keras runs on another backend than TensorFlow."""
     if backend_name() != "tensorflow":

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_norms.arguments import is_number, plain, require
-from keras_norms.keras_api import keras
+from keras_norms.keras_api import is_variable, keras
 
 Schedule = keras.optimizers.schedules.LearningRateSchedule
 
@@ -146,6 +146,44 @@ def value_at(schedule, step, low):
     return value if is_above else tf.maximum(value, low)
 
 
+def checked_momentum(value, owner):
+    """A momentum as layers keep it: a float, a schedule, a variable, or None.
+
+    Raises:
+        ValueError: for anything else, and for values outside of [0, 1].
+    """
+    if value is None:
+        return None
+    if is_variable(value):
+        holds = np.shape(value) == () and is_number(float(value), 0, 1)
+        rule = "a variable for `momentum` must hold a number in [0, 1]"
+        require(holds, owner, rule, momentum=value)
+        return value
+    if isinstance(value, (dict, Schedule)):
+        return schedule_or_number(value, "momentum", 0.0, owner)
+    rule = "`momentum` must be a number in [0, 1], a schedule, a variable or None"
+    require(is_number(value, 0, 1), owner, rule, momentum=value)
+    return value
+
+
+def momentum_at(momentum, step):
+    """The share of the old value kept at this training call: a number or a scalar tensor.
+
+    Without a momentum it is `step / (step + 1)`, which averages all calls alike.
+    """
+    if momentum is None:
+        calls = tf.cast(step, tf.float64)
+        return calls / (calls + 1.0)
+    if isinstance(momentum, Schedule):
+        return tf.clip_by_value(tf.cast(momentum(step), tf.float64), 0.0, 1.0)
+    return tf.cast(momentum, tf.float64) if is_variable(momentum) else momentum
+
+
+def needs_step(momentum):
+    """Whether `momentum_at` reads the step."""
+    return momentum is None or isinstance(momentum, Schedule)
+
+
 def moves_after(schedule, step):
     """Whether a schedule may have another value at a later step."""
     if isinstance(schedule, LinearRamp):
@@ -156,4 +194,6 @@ def moves_after(schedule, step):
 def as_config(value):
     """What JSON can hold of an argument, which may be a schedule."""
     is_schedule = isinstance(value, Schedule)
+    if is_variable(value):
+        return float(value)
     return keras.optimizers.schedules.serialize(value) if is_schedule else plain(value)

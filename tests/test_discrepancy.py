@@ -135,6 +135,7 @@ def test_masks_are_left_out(rng):
     assert measured(keras.Sequential(stack), np.zeros_like(x)) == {}
 
 
+@pytest.mark.filterwarnings("ignore:.*a virtual batch of one value per channel")
 def test_virtual_batches_are_batches(rng):
     x = rng.normal(1.0, 2.0, (7, 2)).astype(np.float32)
     layer = keras_norms.BatchNormalization(virtual_batch_size=3, name="norm")

@@ -7,11 +7,13 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
+from keras_norms.arguments import is_number
 from keras_norms.callbacks.readings import Readings
 from keras_norms.diagnostics.discrepancy import ratios_by_channel, ratios_of_norms
 from keras_norms.models.statistics_layers import (
     batch_statistics_layers,
     mean_and_variance,
+    momentum_now,
     stored_statistics,
 )
 
@@ -114,7 +116,7 @@ class TrainingInferenceDiscrepancy(Readings):
         layers = {
             name: layer
             for name, layer in batch_statistics_layers(self.model, CALLER).items()
-            if layer.trainable and layer.momentum < 1
+            if layer.trainable and not (is_number(layer.momentum) and layer.momentum >= 1)
         }
         if not layers:
             raise ValueError(
@@ -143,13 +145,18 @@ class TrainingInferenceDiscrepancy(Readings):
         self._epoch_begin = 0
 
     def _stored(self):
-        return [stored_statistics(layer) for layer in self._layers.values()]
+        """The moving statistics of each layer, and the momentum of its next update."""
+        return [
+            (stored_statistics(layer), tf.cast(momentum_now(layer), tf.float64))
+            for layer in self._layers.values()
+        ]
 
     def _measured(self, stored):
         """The ratios of norms, `[layers, 2]`, those by channel, two vectors a layer, what moved."""
         ratios, by_channel, has_moved = [], [], []
-        for layer, old, new in zip(self._layers.values(), stored, self._stored(), strict=True):
-            momentum = layer.momentum
+        now = self._stored()
+        pairs = zip(self._layers.values(), stored, now, strict=True)
+        for layer, (old, momentum), (new, _) in pairs:
             entered = [(b - momentum * a) / (1.0 - momentum) for a, b in zip(old, new, strict=True)]
             has_moved.append(tf.reduce_any(tf.stack(old) != tf.stack(new)))
             batch, old, new = (mean_and_variance(layer, s) for s in (entered, old, new))

@@ -9,11 +9,13 @@ import functools
 import tensorflow as tf
 
 from keras_norms.keras_api import add_moving_statistic, add_step, check_may_build, keras
-from keras_norms.layers.channels import ChannelNormalization, argument_names
+from keras_norms.layers.advice import has_single_values, warn_of_single_values
+from keras_norms.layers.channels import ChannelNormalization, Untracked, argument_names
 from keras_norms.layers.inputs import static_if_possible
 from keras_norms.layers.rules import check_arguments, check_batch_options
 from keras_norms.layers.stock_config import stock_config
 from keras_norms.ops.kernels import blend
+from keras_norms.schedules import checked_momentum, momentum_at, needs_step
 from keras_norms.statistics.moments import MOMENTS
 from keras_norms.statistics.moving_average import MovingAverage
 from keras_norms.statistics.moving_statistics import MOVING_VARIANCE
@@ -26,7 +28,6 @@ class BatchNormalizationBase(ChannelNormalization):
 
     statistic = MOMENTS
     kept = MOVING_VARIANCE
-    counts_steps = False
 
     def __init__(
         self,
@@ -65,12 +66,14 @@ class BatchNormalizationBase(ChannelNormalization):
             gamma_constraint=gamma_constraint,
             **kwargs,
         )
-        self.momentum = momentum
+        # Keras would count a variable that is an attribute among the weights.
+        self._momentum = Untracked(checked_momentum(momentum, self._owner))
         self.moving_mean_initializer = keras.initializers.get(moving_mean_initializer)
         self.moving_variance_initializer = keras.initializers.get(moving_variance_initializer)
         self.synchronized = synchronized
         self.group_size = group_size
         self.virtual_batch_size = virtual_batch_size
+        self._has_advised = False
         self.unbiased_moving_variance = unbiased_moving_variance
         self.skip_nonfinite_updates = skip_nonfinite_updates
         self.max_update = max_update
@@ -85,6 +88,7 @@ class BatchNormalizationBase(ChannelNormalization):
             scale, center, shift = self._inference_affine(state, **parameters)
             return restore(blend(v=x, b=scale, c=shift, center=center, axis=axis, weights=weights))
         enabled = None if training is True else training
+        self._advise(x.shape.as_list(), axis)
         y, statistics, extras = normalize_batch(
             x,
             self._transform(self._prepare(state), enabled, may_be_empty=weights is not None),
@@ -99,7 +103,17 @@ class BatchNormalizationBase(ChannelNormalization):
         self._use_extras(state, updated, statistics, extras, enabled)
         return restore(y)
 
-    # What a layer of the family overrides, beside `statistic`, `kept` and `counts_steps`:
+    @property
+    def momentum(self):
+        """The share of the old moving value kept: a number, a schedule, a variable or None."""
+        return self._momentum.value
+
+    # What a layer of the family overrides, beside `statistic` and `kept`:
+
+    @property
+    def counts_steps(self):
+        """Whether the layer has a `step`, the number of its training calls."""
+        return needs_step(self.momentum)
 
     def _affine(self, state, statistics, gamma=None, beta=None):
         """Scale, center, shift and any extras for training, from statistics of the batch.
@@ -147,12 +161,14 @@ class BatchNormalizationBase(ChannelNormalization):
     def _update(self, state, statistics, enabled):
         """Remembers the batch, and returns the new state. `enabled` is None or a bool tensor."""
         old = [state[name] for name in self.kept.names]
-        new = self._moving_average().updated(*old, statistics, enabled)
+        new = self._moving_average(state).updated(*old, statistics, enabled)
         for name, value in zip(self.kept.names, new, strict=True):
             self._assign(getattr(self, name), value)
         if self.counts_steps:
-            one = tf.constant(1, tf.int64) if enabled is None else tf.cast(enabled, tf.int64)
-            self.step.assign(state["step"] + one)
+            # The average of all batches is one of those in which anything counts.
+            counts = self.momentum is not None or tf.reduce_any(statistics.count > 0.0)
+            is_step = counts if enabled is None else tf.logical_and(counts, enabled)
+            self.step.assign(state["step"] + tf.cast(is_step, tf.int64))
         return dict(zip(self.kept.names, new, strict=True))
 
     def _check_build(self, axes):
@@ -164,9 +180,15 @@ class BatchNormalizationBase(ChannelNormalization):
         if self.synchronized:
             check_may_build(self._owner)
 
-    def _moving_average(self):
+    def _advise(self, shape, axis):
+        size = self.virtual_batch_size
+        if size and not self._has_advised and has_single_values(shape, axis, size):
+            self._has_advised = True
+            warn_of_single_values(shape, size, self._owner)
+
+    def _moving_average(self, state):
         return MovingAverage(
-            momentum=self.momentum,
+            momentum=momentum_at(self.momentum, state.get("step")),
             epsilon=self.epsilon,
             kept=self.kept,
             unbiased=self.unbiased_moving_variance,

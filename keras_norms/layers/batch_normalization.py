@@ -33,7 +33,9 @@ class BatchNormalization(BatchNormalizationBase):
     Args:
         axis: the channel axis, or a list of axes. Lists keep one mean per combination; axes apart
             from each other cost a transposition. Defaults to `-1`.
-        momentum: the share of the old moving value kept, in [0, 1]. 1 never updates.
+        momentum: the share of the old moving value kept, in [0, 1]: a number, a Keras schedule
+            of the layer's step, a variable, which acts at once when it is assigned, or `None` for
+            the average of all training batches. 1 never updates.
             Defaults to `0.99`.
         epsilon: added to the variance, at least 0. With 0 a constant channel gives NaN.
             Defaults to `1e-3`.

@@ -42,7 +42,9 @@ class BatchRenormalization(BatchNormalizationBase):
 
     Args:
         axis: see `BatchNormalization`, as for all but these. Defaults to `-1`.
-        momentum: the share of the old moving value kept, in [0, 1]. Defaults to `0.99`.
+        momentum: the share of the old moving value kept, in [0, 1]: a number, a Keras schedule
+            of the layer's step, a variable, which acts at once when it is assigned, or `None` for
+            the average of all training batches. Defaults to `0.99`.
         epsilon: added to the variance. Defaults to `1e-3`.
         r_max: a number, at least 1, or a schedule: how far the batch's standard deviation may be
             corrected. `float("inf")` never clips. The n-th training call, from 0, uses a schedule

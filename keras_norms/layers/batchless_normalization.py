@@ -11,6 +11,7 @@ from keras_norms.keras_api import (
     keep_losses_per_thread,
     keras,
 )
+from keras_norms.layers.advice import warn_of_initial_statistics
 from keras_norms.layers.channels import ChannelNormalization, argument_names
 from keras_norms.layers.inputs import static_if_possible
 from keras_norms.layers.rules import check_arguments, check_choice
@@ -150,6 +151,10 @@ class BatchlessNormalization(ChannelNormalization):
         self.monitor = monitor
         check_choice(self, "parametrization", tuple(PARAMETRIZATIONS), self._owner)
         check_arguments(self, argument_names(BatchlessNormalization), self._owner)
+        # The first training call warns of statistics that nobody chose.
+        defaults = keras.initializers.Zeros, keras.initializers.Ones
+        chosen = self.mean_initializer, self.stddev_initializer
+        self._may_be_initial = all(map(isinstance, chosen, defaults))
         keep_losses_per_thread(self)
 
     def _add_state(self, shape):
@@ -179,6 +184,7 @@ class BatchlessNormalization(ChannelNormalization):
         scale, center, shift = self._affine(mean, inverse_stddev, **self._read_parameters())
         if training is False:
             return restore(blend(v=x, b=scale, c=shift, center=center, axis=axis, weights=weights))
+        self._advise()
         y, deviations = normalize_given(x, scale, center, shift, axis=axis, weights=weights)
         self._follow(deviations, mean, stored, inverse_stddev, enabled=training)
         return restore(y)
@@ -234,6 +240,17 @@ class BatchlessNormalization(ChannelNormalization):
         for weight, value in zip(self.statistics_weights, values, strict=True):
             weight.assign(value)
 
+    def _advise(self):
+        """At the first training call. Outside of the graph, so that training costs nothing."""
+        if not self._may_be_initial or not self.nll_weight:
+            return
+        with tf.init_scope():
+            if not tf.executing_eagerly():
+                return
+            mean, stddev = (np.asarray(value) for value in self.statistics)
+        self._may_be_initial = False
+        warn_of_initial_statistics(mean, stddev, self._owner)
+
     def _affine(self, mean, inverse_stddev, gamma=None, beta=None):
         """Scale, center and shift; the statistics are constants here."""
         scale = tf.stop_gradient(inverse_stddev)
@@ -260,8 +277,7 @@ class BatchlessNormalization(ChannelNormalization):
         if self.monitor is not None:
             # Channels without a count keep what there was.
             old = tf.convert_to_tensor(self.second_moment)
-            new = tf.where(use, tf.cast(second_moment, old.dtype), old)
-            new = tf.reduce_mean(new)
+            new = tf.reduce_mean(tf.where(use, tf.cast(second_moment, old.dtype), old))
             mixed = self.monitor * old + (1.0 - self.monitor) * new
             # A batch that is not finite shows, but not for ever.
             self.second_moment.assign(tf.where(tf.math.is_finite(old), mixed, new))

@@ -19,6 +19,13 @@ SERIALIZE = {
 }
 
 
+class Untracked:
+    """Holds a value that Keras must not find among the attributes of a layer."""
+
+    def __init__(self, value):
+        self.value = value
+
+
 @functools.cache
 def argument_names(layer_class):
     """The constructor arguments of a layer class, those of its parents here included.

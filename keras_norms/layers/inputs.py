@@ -12,6 +12,11 @@ def real_tensor(value, name, owner):
         ValueError: if it is none.
     """
     rule = f"{owner}: `{name}` must be a dense tensor of real numbers with known rank"
+    if isinstance(value, tf.RaggedTensor):
+        raise ValueError(
+            f"{rule}. Received: a ragged tensor; pass `{name}.to_tensor()` and a mask of what is "
+            "there."
+        )
     try:
         tensor = tf.convert_to_tensor(value)
     except (TypeError, ValueError) as error:

@@ -47,7 +47,9 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
 
     Args:
         axis: see `BatchNormalization`, as for all but these. Defaults to `-1`.
-        momentum: the share of the old moving value kept, in [0, 1]. Defaults to `0.95`.
+        momentum: the share of the old moving value kept, in [0, 1]: a number, a Keras schedule
+            of the layer's step, a variable, which acts at once when it is assigned, or `None` for
+            the average of all training batches. Defaults to `0.95`.
         epsilon: added to the variance. Defaults to `1e-5`.
         mean_weight: a finite number, at least 0, or a schedule of such. The n-th training call,
             from 0, uses a schedule at n. Defaults to `0.1 / 4096`.
@@ -132,7 +134,8 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
 
     @property
     def counts_steps(self):
-        return any(not isinstance(getattr(self, name), float) for name in WEIGHTS)
+        of_weights = (not isinstance(getattr(self, name), float) for name in WEIGHTS)
+        return super().counts_steps or any(of_weights)
 
     @property
     def _has_penalty(self):

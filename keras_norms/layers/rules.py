@@ -1,7 +1,5 @@
 """The rules for the arguments of layers: a row an argument, checked at construction."""
 
-import functools
-
 from keras_norms.arguments import is_bool, is_int, is_number, is_size, require
 
 
@@ -30,7 +28,6 @@ RULES = {
     "epsilon": ("must be a finite number, at least 0", _at_least_zero),
     "center": _BOOL,
     "scale": _BOOL,
-    "momentum": ("must be a number in [0, 1]", functools.partial(is_number, low=0, high=1)),
     "synchronized": _BOOL,
     "group_size": _SIZE,
     "virtual_batch_size": _SIZE,

@@ -5,9 +5,11 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
+from keras_norms.arguments import is_number
 from keras_norms.keras_api import keras
 from keras_norms.layers.batch_renormalization import BatchRenormalization
-from keras_norms.schedules import moves_after, value_at
+from keras_norms.models.statistics_layers import momentum_now
+from keras_norms.schedules import momentum_at, moves_after, value_at
 
 # Options that stock layers do not have, and their values where they change nothing.
 _OURS = {
@@ -106,6 +108,11 @@ def renorm_to_stock(layer):
         del config[name]
         if moves_after(getattr(layer, name), step):
             lost.append(f"the schedule of `{name}` (the limit is that of step {int(step)})")
+    config["momentum"] = float(
+        momentum_now(layer) if layer.built else momentum_at(layer.momentum, 0)
+    )
+    if not is_number(layer.momentum):
+        lost.append("a `momentum` that changes (it is that of the next step)")
     if lost:
         warnings.warn(
             f"renorm_to_stock: stock Keras has no counterpart for {', '.join(lost)} of "
@@ -117,7 +124,7 @@ def renorm_to_stock(layer):
             **config,
             "renorm": True,
             "renorm_clipping": {k: v for k, v in limits.items() if np.isfinite(v)},
-            "renorm_momentum": layer.momentum,
+            "renorm_momentum": config["momentum"],
         }
     )
     if not layer.built:

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from keras_norms.keras_api import nested_layers
+from keras_norms.schedules import momentum_at
 from keras_norms.statistics.moving_statistics import KINDS
 
 
@@ -44,6 +45,12 @@ def _kept(layer):
 def stored_statistics(layer):
     """What a layer keeps moving averages of, as they are now: float64 vectors."""
     return tuple(_vector(getattr(layer, name)) for name in _kept(layer).names)
+
+
+def momentum_now(layer):
+    """The share of the old value that the next training call of a layer keeps."""
+    step = getattr(layer, "step", None)
+    return momentum_at(layer.momentum, None if step is None else tf.convert_to_tensor(step))
 
 
 def mean_and_variance(layer, stored):

@@ -16,7 +16,7 @@ class MovingAverage(NamedTuple):
     """The rule of a layer.
 
     Attributes:
-        momentum: the share of the old value kept, in [0, 1].
+        momentum: the share of the old value kept, in [0, 1]; a number or a scalar tensor.
         epsilon: the layer's epsilon.
         kept: the spread that is averaged.
         unbiased: whether the batch variance is multiplied by count / (count - 1) where
@@ -28,7 +28,7 @@ class MovingAverage(NamedTuple):
             are taken at that limit. Channels where they are not finite are left out.
     """
 
-    momentum: float
+    momentum: float | tf.Tensor
     epsilon: float
     kept: MovingStatistics = MOVING_VARIANCE
     unbiased: bool = False
@@ -66,7 +66,7 @@ class MovingAverage(NamedTuple):
             keep = tf.logical_and(keep, tf.math.is_finite(batch_mean + batch_spread))
             batch_mean, batch_spread = self._bounded(mean, spread, batch_mean, batch_spread)
         # Where nothing is to change the batch has a share of 0, which no NaN passes.
-        share = tf.where(keep, tf.constant(1.0 - self.momentum, mean.dtype), 0.0)
+        share = tf.where(keep, _as_scalar(1.0 - self.momentum, mean.dtype), 0.0)
         kept = 1.0 - share
         return tuple(
             tf.math.multiply_no_nan(old, kept) + tf.math.multiply_no_nan(batch, share)
@@ -94,6 +94,10 @@ class MovingAverage(NamedTuple):
             tf.clip_by_value(batch_mean, mean - limit, mean + limit),
             tf.where(inside, batch_spread, self.kept.of_variance(variance, self.epsilon)),
         )
+
+
+def _as_scalar(value, dtype):
+    return tf.cast(value, dtype) if tf.is_tensor(value) else tf.constant(value, dtype)
 
 
 def _average(values, counts):

@@ -168,6 +168,7 @@ def test_virtual_batches_with_a_remainder(rng):
         oracles.assert_close(actual, (counts * values).sum(0) / 14, "float64")
 
 
+@pytest.mark.filterwarnings("ignore:.*a virtual batch of one value per channel")
 @pytest.mark.parametrize("batch", [0, 1, 3])
 def test_virtual_batches_of_unknown_batch_size(batch):
     layer = layer_with(2, virtual_batch_size=2)
