@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+pytest_plugins = ["tests.selection"]
 # tensorflow-addons exists on one of the three legs only.
 collect_ignore = [] if importlib.util.find_spec("tensorflow_addons") else ["tests/test_addons.py"]
 REPLICAS = 4

@@ -1,21 +1,22 @@
-"""Every conformance test runs every row of the catalogue, on both implementations."""
+"""What conformance tests are given: a row of the catalogue, a batch for it, a trained model."""
 
 import numpy as np
 import pytest
 
-from tests import catalog
+from tests.conformance import models, rows
 
 
-@pytest.fixture(autouse=True)
-def on_both_implementations(implementation):
-    del implementation
-
-
-@pytest.fixture(params=catalog.ROWS.values(), ids=catalog.ROWS)
+@pytest.fixture(scope="session", params=rows.EVERY_ROW)
 def row(request):
     return request.param
 
 
-@pytest.fixture
-def batch(row, rng):
-    return rng.normal(1.0, 2.0, row.shape).astype(np.float32)
+@pytest.fixture(scope="session")
+def batch(row):
+    return np.random.default_rng(20).normal(1.0, 2.0, row.shape).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def trained(row, batch):
+    """A model after some steps of training, for tests that only read it."""
+    return models.trained(row, batch)

@@ -6,7 +6,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_norms.keras_api import keras
-from tests.conformance import models
 
 
 def test_config_round_trip(row):
@@ -40,11 +39,10 @@ def test_config_does_not_change_by_building_or_calling(row, batch):
     assert layer.get_config() == config
 
 
-def test_clone_model(row, batch):
-    model = models.trained(row, batch)
-    clone = keras.models.clone_model(model)
-    clone.set_weights(model.get_weights())
-    np.testing.assert_array_equal(clone(batch), model(batch))
+def test_clone_model(trained, batch):
+    clone = keras.models.clone_model(trained)
+    clone.set_weights(trained.get_weights())
+    np.testing.assert_array_equal(clone(batch), trained(batch))
 
 
 def test_weights_have_the_names_and_order_of_keras(row):

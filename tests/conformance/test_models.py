@@ -9,7 +9,7 @@ import tensorflow as tf
 import keras_norms
 from keras_norms.keras_api import IS_KERAS_3, keras
 from tests import catalog, oracles, strategies
-from tests.conformance import models
+from tests.conformance import models, rows
 
 
 def test_output_shape_and_symbolic_call(row):
@@ -19,18 +19,18 @@ def test_output_shape_and_symbolic_call(row):
     assert tuple(layer.compute_output_shape((None, *row.shape[1:]))) == (None, *row.shape[1:])
 
 
-def test_sequential_equals_functional(row, batch):
-    model = models.trained(row, batch)
+def test_sequential_equals_functional(row, batch, trained):
     layers = [keras.layers.Flatten(), keras.layers.Dense(2)]
     sequential = keras.Sequential([keras.Input(row.shape[1:]), row.make(), *layers])
-    sequential.set_weights(model.get_weights())
-    np.testing.assert_allclose(sequential(batch), model(batch), rtol=1e-6, atol=1e-6)
+    sequential.set_weights(trained.get_weights())
+    np.testing.assert_allclose(sequential(batch), trained(batch), rtol=1e-6, atol=1e-6)
 
 
+@rows.ON_BOTH
 @pytest.mark.parametrize(
     "policy", ["float16", "bfloat16", "mixed_float16", "mixed_bfloat16", "float64"]
 )
-def test_dtype_policies(row, batch, policy):
+def test_dtype_policies(row, implementation, batch, policy):
     layer = row.make(dtype=policy)
     compute = policy.replace("mixed_", "")
     x = tf.constant(batch)
@@ -52,7 +52,8 @@ def test_integer_input_is_cast(row):
     assert y.dtype == tf.float32
 
 
-def test_eager_and_traced_agree(row, batch):
+@rows.ON_BOTH
+def test_eager_and_traced_agree(row, implementation, batch):
     results = []
     for wrap in (lambda f: f, tf.function):
         layer = row.make()
@@ -71,7 +72,8 @@ def test_eager_and_traced_agree(row, batch):
         np.testing.assert_allclose(eager, traced, rtol=1e-6, atol=1e-6)
 
 
-def test_jit_compiled_steps_agree(row, batch):
+@rows.ON_BOTH
+def test_jit_compiled_steps_agree(row, implementation, batch):
     """One step to rtol 1e-5, the weights after ten steps to 1e-4."""
     results = []
     for jit in (False, True):
@@ -164,22 +166,14 @@ def test_masking_layer_before_channels_first(rng):
     oracles.assert_close(tf.convert_to_tensor(layer.moving_mean), expected, "float32")
 
 
-def test_fit_on_replicas(row, batch):
-    """On 1, 2 and 4: finite, and equal where the statistics are of all samples."""
-    results = []
-    for replicas in (1, 2, 4):
-        keras.utils.set_random_seed(7)
-        with strategies.mirrored(replicas).scope():
-            model = models.functional(row.make(), row.shape)
-            model.compile(keras.optimizers.SGD(0.05), "mse")
-        targets = np.ones((8, 2), np.float32)
-        model.fit(batch, targets, batch_size=8, epochs=3, shuffle=False, verbose=0)
-        results.append(models.arrays(model))
-    for expected, *others in zip(*results, strict=True):
-        for actual in others:
-            assert np.isfinite(actual).all()
-            if row.counts_all_replicas:
-                np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+def test_fit_on_replicas(row, batch, trained):
+    """On 4: finite, and as on one device where the statistics are of all samples."""
+    with strategies.mirrored(4).scope():
+        model = models.trained(row, batch)
+    for weight in models.arrays(model):
+        assert np.isfinite(weight).all()
+    if row.counts_all_replicas:
+        models.assert_same_weights(model, trained, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["batch", "sync", "renorm", "batchless"])
@@ -188,8 +182,7 @@ def test_fit_compiled_by_xla(rng, name):
     batch = rng.normal(1.0, 2.0, row.shape).astype(np.float32)
     plain = models.trained(row, batch, 10)
     compiled = models.trained(row, batch, 10, jit_compile=True)
-    for expected, actual in zip(models.arrays(plain), models.arrays(compiled), strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    models.assert_same_weights(compiled, plain, rtol=1e-4, atol=1e-5)
 
 
 def test_leg_runs_the_keras_it_should():

@@ -1,0 +1,49 @@
+"""Which tests a session runs: everything with `--full`, otherwise what its leg can tell.
+
+The legs are `main` (Keras 3), `legacy` (the same TensorFlow with Keras 2) and `addons` (an older
+TensorFlow with Keras 2). Everything runs on every leg, except for tests with one of these marks:
+
+    full              on no leg: it takes long
+    main_leg          on main only: it says nothing new on the other legs
+    each_tensorflow   not on legacy: it does not depend on Keras
+
+They are put on a test, on one of its parameters, or on a file with `pytestmark`.
+"""
+
+import os
+
+import hypothesis
+import pytest
+import tensorflow as tf
+
+MARKS = {"full": (), "main_leg": ("main",), "each_tensorflow": ("main", "addons")}
+# For what the implementation of the kernels matters to.
+BOTH = pytest.mark.usefixtures("implementation")
+
+
+def leg():
+    if tf.__version__.startswith("2.15."):
+        return "addons"
+    return "legacy" if os.environ.get("TF_USE_LEGACY_KERAS") == "1" else "main"
+
+
+def examples(count):
+    """Settings of Hypothesis: so many examples on the main leg, a quarter of them elsewhere."""
+    count = count if leg() == "main" else max(count // 4, 1)
+    return hypothesis.settings(deadline=None, max_examples=count)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="run every test, however long it takes")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--full"):
+        return
+    kept, left_out = [], []
+    for item in items:
+        legs = [MARKS[mark.name] for mark in item.iter_markers() if mark.name in MARKS]
+        (kept if all(leg() in names for names in legs) else left_out).append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
