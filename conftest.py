@@ -49,7 +49,9 @@ def native():
     return status
 
 
-@pytest.fixture(params=["reference", "native"])
+@pytest.fixture(
+    params=["native", pytest.param("reference", marks=pytest.mark.each_tensorflow)],
+)
 def implementation(request):
     """Runs a test on both implementations, in all threads: replicas have threads of their own."""
     import keras_norms

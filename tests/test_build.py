@@ -14,6 +14,8 @@ import tensorflow as tf
 from custom_ops import build, compiler
 from custom_ops.compiler import BuildError, Tool, Unit, Workshop
 
+pytestmark = pytest.mark.each_tensorflow
+
 ROOT = pathlib.Path(__file__).parent.parent
 GXX = Tool("g++", "12")
 WITH_FFI = build.TensorFlow("2.21.0", ("-isystem", "/tf"), (), ("-isystem", "/tf", "-DFFI"))

@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 import keras_norms
 from tests import oracles
 from tests.layers.one_device import X, layer_with, states, step
+from tests.selection import BOTH
+
+pytestmark = BOTH
 
 DY = np.array([[1.0, -1.0], [0.5, 2.0], [-1.0, 0.0], [2.0, 1.0]])
 GAMMA, BETA = [1.5, 0.5], [0.1, -0.2]

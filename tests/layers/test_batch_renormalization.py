@@ -8,6 +8,7 @@ import keras_norms
 from keras_norms.keras_api import IS_KERAS_3, keras
 from keras_norms.schedules import LinearRamp
 from tests import oracles, strategies
+from tests.selection import BOTH
 
 EPSILON = 1e-3
 X = np.array([[1.0, 2.0], [2.0, 0.0], [4.0, 1.0], [9.0, -3.0]])
@@ -60,6 +61,7 @@ def state(layer):
     return [tf.convert_to_tensor(v).numpy() for v in (layer.moving_mean, layer.moving_stddev)]
 
 
+@BOTH
 @pytest.mark.parametrize("r_max, d_max", [(1.0, 0.0), (1.1, 0.5), (1.3, 0.1), (1e6, 1e6)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_step_is_algorithm_1(r_max, d_max, dtype):
@@ -93,12 +95,14 @@ def test_golden_vectors():
     np.testing.assert_allclose(state(layer)[1], [2.01082369, 1.50371096], atol=6e-9)
 
 
+@BOTH
 def test_without_clipping_training_computes_what_inference_does():
     layer = layer_with(r_max=INFINITE, d_max=INFINITE)
     inference = layer(X, training=False).numpy()
     np.testing.assert_allclose(layer(X, training=True), inference, rtol=1e-12)
 
 
+@BOTH
 @pytest.mark.parametrize("dtype, rtol", [("float32", 1e-6), ("float64", 1e-12)])
 def test_limits_of_1_and_0_are_batch_normalization(dtype, rtol, rng):
     x, dy = rng.normal(3.0, 2.0, (40, 2)), rng.normal(size=(40, 2))
@@ -117,6 +121,7 @@ def test_the_standard_deviation_is_averaged_not_the_variance():
     np.testing.assert_allclose(state(layer)[1], expected, rtol=1e-12)
 
 
+@BOTH
 def test_a_mask_excludes(rng):
     x, dy = rng.normal(3.0, 2.0, (6, 5, 2)), rng.normal(size=(6, 5, 2))
     mask = rng.uniform(size=(6, 5)) < 0.6
@@ -140,6 +145,7 @@ def test_where_nothing_counts_it_is_inference_and_only_the_step_moves():
     np.testing.assert_array_equal(state(layer), before)
 
 
+@BOTH
 def test_virtual_batches_average_their_standard_deviations(rng):
     x = rng.normal(3.0, 2.0, (8, 2))
     layer = layer_with(r_max=1.2, d_max=0.3, virtual_batch_size=3, momentum=0.5)

@@ -1,4 +1,4 @@
-"""Losses that layers add, in `fit` and custom loops on 1, 2 and 4 replicas: each counts once."""
+"""Losses that layers add, in `fit` and custom loops on replicas: each counts once."""
 
 import copy
 import pickle
@@ -74,9 +74,17 @@ def custom_loop(strategy, model, optimizer, dataset):
     ]
 
 
+CASES = [
+    (1, "nothing"),
+    (4, "nothing"),
+    (4, "a_variable"),
+    *(pytest.param(4, name, marks=pytest.mark.main_leg) for name in ("dropout", "a_collective")),
+    *(pytest.param(2, name, marks=pytest.mark.full) for name in BETWEEN),
+]
+
+
 @pytest.mark.parametrize("custom", [False, True], ids=["fit", "custom"])
-@pytest.mark.parametrize("between", BETWEEN)
-@pytest.mark.parametrize("replicas", [1, 2, 4])
+@pytest.mark.parametrize("replicas, between", CASES)
 def test_statistics_move_by_the_mean_gradient_of_the_replicas(rng, replicas, between, custom):
     """Statistics of the first layer are those of one step by hand, whatever happens after it."""
     x = rng.normal([3.0, 0.0, -1.0], [0.5, 1.0, 2.0], (16, FEATURES)).astype(np.float32)
@@ -96,7 +104,7 @@ def test_statistics_move_by_the_mean_gradient_of_the_replicas(rng, replicas, bet
         assert np.abs(values[3]).min() > 0.0
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("replicas", [pytest.param(2, marks=pytest.mark.full), 4])
 def test_many_steps_on_replicas_are_those_of_one(rng, replicas):
     x = rng.normal(1.0, 2.0, (16, FEATURES)).astype(np.float32)
     alone, _ = trained(tf.distribute.get_strategy(), "a_variable", x, steps=5)

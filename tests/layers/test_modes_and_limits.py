@@ -8,6 +8,9 @@ import keras_norms
 from keras_norms.keras_api import keras
 from tests import oracles
 from tests.layers.one_device import X, layer_with, states, step
+from tests.selection import BOTH
+
+pytestmark = BOTH
 
 
 def test_training_as_a_tensor_selects_and_gates(rng):

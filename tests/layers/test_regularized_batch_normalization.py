@@ -1,4 +1,4 @@
-"""`RegularizedBatchNormalization` against its formulas in NumPy float64, on one device and many."""
+"""`RegularizedBatchNormalization` against its formulas in NumPy float64."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,8 @@ import tensorflow as tf
 import keras_norms
 from keras_norms.keras_api import keras
 from keras_norms.schedules import LinearRamp
-from tests import oracles, strategies
+from tests import oracles
+from tests.selection import BOTH
 
 X = np.array([[1.0, 2.0], [2.0, 0.0], [4.0, 1.0], [9.0, -3.0]])
 MEAN, VARIANCE = np.array([3.0, 0.5]), np.array([4.0, 2.25])
@@ -52,6 +53,7 @@ def oracle(x, penalty, penalty_uses, weights=(0.1, 0.01), mask=None, momentum=0.
     return weights[0] * np.sum((mean - moving[0]) ** 2) + weights[1] * np.sum(spread)
 
 
+@BOTH
 @pytest.mark.parametrize(
     "penalty, value, gradient",
     [
@@ -81,6 +83,7 @@ def test_golden_vectors(penalty, value, gradient):
     np.testing.assert_allclose(moving, [[3.05, 0.475], [4.275, 2.3125]], rtol=1e-12)
 
 
+@BOTH
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("penalty_uses", TARGETS)
 @pytest.mark.parametrize("masked", [False, True])
@@ -99,6 +102,7 @@ def test_value_and_gradient_are_those_of_the_formula(rng, penalty, penalty_uses,
         assert not gradient[~mask].any()
 
 
+@BOTH
 @pytest.mark.parametrize("masked", [False, True])
 def test_all_else_is_batch_normalization(rng, masked):
     """Bit by bit: outputs, gradients of another loss, moving statistics, inference."""
@@ -133,6 +137,7 @@ def test_equal_statistics_cost_nothing_and_have_no_gradient():
         np.testing.assert_allclose(gradient, 0.0, atol=1e-8)
 
 
+@BOTH
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("x", [np.full((4, 2), 3.0), np.ones((1, 2)), np.zeros((0, 2))])
 def test_constant_single_and_empty_batches_are_finite(x, penalty):
@@ -193,6 +198,7 @@ def test_a_ramp_warms_up_and_its_step_is_saved(tmp_path):
     assert not hasattr(layer_with(), "step")
 
 
+@BOTH
 def test_virtual_batches_add_their_average_by_count(rng):
     x = rng.normal(1.0, 2.0, (8, 2))
     options = dict(penalty_uses="previous", momentum=1.0)
@@ -213,9 +219,6 @@ def test_the_penalty_is_in_the_dtype_of_the_state(dtype):
     assert layer.losses[0].dtype == tf.float32
 
 
-# Padding.
-
-
 def padded_step(x, mask, dy):
     """All results of a training step at the real positions, the penalty's gradient included."""
     layer = LAYER(mean_weight=0.5, variance_weight=0.2)
@@ -229,6 +232,7 @@ def padded_step(x, mask, dy):
     return [y[mask], dx[mask], *gradients, layer.losses[0], *layer.get_weights()]
 
 
+@BOTH
 @pytest.mark.parametrize("content", ["other", "nan", "inf"])
 def test_what_is_in_the_padding_changes_no_bit(rng, content):
     x, dy = rng.normal(size=(2, 5, 9, 3)).astype(np.float32)
@@ -239,6 +243,7 @@ def test_what_is_in_the_padding_changes_no_bit(rng, content):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(two))
 
 
+@BOTH
 def test_how_much_padding_there_is_changes_rounding_only(rng):
     x, dy = rng.normal(size=(2, 5, 40, 3)).astype(np.float32)
     mask = np.arange(40) < np.array([[9], [4], [1], [0], [6]])
@@ -246,96 +251,6 @@ def test_how_much_padding_there_is_changes_rounding_only(rng):
     for one, two in zip(short, padded_step(x, mask, dy), strict=True):
         one, two = np.asarray(one), np.asarray(two)
         np.testing.assert_allclose(one, two, rtol=1e-6, atol=1e-6 * np.abs(two).max(initial=1e-30))
-
-
-# Replicas.
-
-TIME, FEATURES = 5, 3
-LENGTHS = np.array([5, 1, 2, 4, 0, 0, 3, 1])  # On 4 replicas one has no token at all.
-
-
-class FlatWithoutMask(keras.layers.Layer):
-    def __init__(self):
-        super().__init__()
-        self.supports_masking = True
-
-    def call(self, inputs):
-        return tf.reshape(inputs, (-1, TIME * inputs.shape[-1]))
-
-    def compute_mask(self, inputs, mask=None):
-        return None
-
-
-def trained(strategy, tokens, custom):
-    """The kernel before the layer after one step of SGD, the loss reported, and the statistics."""
-    with strategy.scope():
-        keras.utils.set_random_seed(3)
-        inputs = keras.Input((TIME, FEATURES))
-        masked = keras.layers.Masking()(inputs)
-        dense = keras.layers.Dense(4, use_bias=False)
-        norm = LAYER(mean_weight=0.3, variance_weight=0.2, synchronized=True)
-        y = FlatWithoutMask()(norm(dense(masked)))
-        outputs = keras.layers.Dense(1, kernel_initializer="zeros", trainable=False)(y)
-        model = keras.Model(inputs, outputs)
-        optimizer = keras.optimizers.SGD(0.5)
-        model.compile(optimizer, "mse")
-    dataset = tf.data.Dataset.from_tensors((tokens, np.zeros((len(tokens), 1), np.float32)))
-    dataset = dataset.unbatch().batch(len(tokens))
-    if custom:
-        loss = custom_step(strategy, model, optimizer, dataset)
-    else:
-        loss = model.fit(dataset, shuffle=False, verbose=0).history["loss"][0]
-    return [loss, *map(np.asarray, (*dense.get_weights(), *norm.get_weights()))]
-
-
-def custom_step(strategy, model, optimizer, dataset):
-    def replica_step(batch):
-        with tf.GradientTape() as tape:
-            model(batch[0], training=True)
-            loss = tf.add_n(model.losses) / strategy.num_replicas_in_sync
-        variables = model.trainable_variables
-        gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return loss
-
-    (batch,) = strategy.experimental_distribute_dataset(dataset)
-    losses = tf.function(lambda batch: strategy.run(replica_step, (batch,)))(batch)
-    return float(strategy.reduce("SUM", losses, axis=None))
-
-
-@pytest.mark.parametrize("custom", [False, True], ids=["fit", "custom"])
-@pytest.mark.parametrize("replicas", [1, 2, 4])
-def test_value_and_gradient_do_not_depend_on_the_replicas(rng, replicas, custom):
-    """With uneven masks; against the penalty and its gradient in NumPy."""
-    tokens = rng.normal(1.0, 2.0, (8, TIME, FEATURES)).astype(np.float32)
-    mask = np.arange(TIME) < LENGTHS[:, None]
-    tokens[~mask] = 0.0
-    strategy = strategies.mirrored(replicas) if replicas > 1 else tf.distribute.get_strategy()
-    loss, kernel, *_, moving_mean, moving_variance = trained(strategy, tokens, custom)
-
-    keras.utils.set_random_seed(3)
-    dense = keras.layers.Dense(4, use_bias=False)
-    dense.build((None, FEATURES))
-    start = dense.get_weights()[0].astype(np.float64)
-
-    def penalty(kernel, frozen=start):
-        (batch_mean, batch_variance), (fixed_mean, fixed_variance) = (
-            [np.ravel(v) for v in oracles.moments(tokens @ k, mask=mask)[1:]]
-            for k in (kernel, frozen)
-        )
-        mean_gap = batch_mean - 0.05 * fixed_mean
-        variance_gap = batch_variance - (0.95 + 0.05 * fixed_variance)
-        return 0.3 * np.sum(mean_gap**2) + 0.2 * np.sum(np.abs(variance_gap))
-
-    np.testing.assert_allclose(loss, penalty(start), rtol=1e-5)
-    expected = start - 0.5 * oracles.numerical_gradient(penalty, start)
-    np.testing.assert_allclose(kernel, expected, rtol=1e-4, atol=1e-5)
-    _, mean, variance = oracles.moments(tokens @ start, mask=mask)
-    np.testing.assert_allclose(moving_mean, 0.05 * np.ravel(mean), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(moving_variance, 0.95 + 0.05 * np.ravel(variance), rtol=1e-5)
-
-
-# Arguments.
 
 
 @pytest.mark.parametrize(

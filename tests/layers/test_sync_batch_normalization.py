@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 import keras_norms
 from keras_norms.keras_api import IS_KERAS_3
 from tests import oracles, strategies
+from tests.selection import BOTH
+
+pytestmark = BOTH
 
 CHANNELS = 3
 GAMMA, BETA = np.array([1.2, 0.8, -0.7]), np.array([0.1, -0.3, 0.5])

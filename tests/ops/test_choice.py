@@ -10,15 +10,12 @@ import keras_norms
 from keras_norms.ops import choice, library, native, reference
 from keras_norms.ops.choice import implementation_in_use, kernels_in_use
 
+pytestmark = pytest.mark.each_tensorflow
+
 BUILT = {"tensorflow": "2.0", "cuda_architectures": ["80", "90"], "xla": "ffi"}
 ABSENT = library.Library(None, "The compiled library is not built.")
 CPU_ONLY = library.Library("ops", "Loaded from here, built without CUDA.", ("CPU",), BUILT)
 WITH_CUDA = library.Library("ops", "Loaded from here.", ("CPU", "GPU"), BUILT)
-
-
-@pytest.fixture(autouse=True)
-def on_both_implementations():
-    """Here each test makes its own choice."""
 
 
 @pytest.fixture

@@ -18,11 +18,6 @@ from keras_norms.ops.exporting import is_exporting
 QUIET = {"verbose": False} if IS_KERAS_3 else {}
 
 
-@pytest.fixture(autouse=True)
-def on_both_implementations():
-    """Here each test makes its own choice."""
-
-
 def archive(model, path):
     exporter = keras.export.ExportArchive()
     exporter.track(model)

@@ -13,11 +13,6 @@ pytestmark = [
 RTOL = {"float64": 1e-10, "float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 
 
-@pytest.fixture(autouse=True)
-def on_both_implementations():
-    """Here each has its place."""
-
-
 def training_step(x, mask, axis, dtype, jit_compile):
     layer = keras_norms.BatchNormalization(
         axis=axis, dtype=f"mixed_{dtype}" if dtype.endswith("16") else dtype

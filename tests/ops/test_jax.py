@@ -21,11 +21,6 @@ EPSILON = 1e-3
 SOURCES = pathlib.Path(__file__).parents[2] / "custom_ops"
 
 
-@pytest.fixture(autouse=True)
-def on_both_implementations():
-    """Here the kernels are called directly."""
-
-
 @pytest.fixture(scope="module", autouse=True)
 def float64():
     before = jax.config.jax_enable_x64

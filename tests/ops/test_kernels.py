@@ -6,6 +6,9 @@ import tensorflow as tf
 
 from keras_norms.ops import kernels
 from tests import oracles
+from tests.selection import BOTH
+
+pytestmark = [BOTH, pytest.mark.each_tensorflow]
 
 LAYOUTS = {
     "dense": ((6, 3), 1),

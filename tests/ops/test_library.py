@@ -12,6 +12,8 @@ import tensorflow as tf
 import keras_norms
 from keras_norms.ops import library
 
+pytestmark = pytest.mark.each_tensorflow
+
 FITTING = {
     "tensorflow": tf.__version__,
     "keras_norms": keras_norms.__version__,
@@ -22,11 +24,6 @@ FITTING = {
     "bytes": {"_native.so": 13},
 }
 REBUILD = "Rebuild it with `keras-norms build`."
-
-
-@pytest.fixture(autouse=True)
-def on_both_implementations():
-    """Here each test makes its own choice."""
 
 
 @pytest.fixture

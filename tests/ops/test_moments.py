@@ -6,6 +6,9 @@ import tensorflow as tf
 
 import keras_norms
 from tests import oracles
+from tests.selection import BOTH
+
+pytestmark = [BOTH, pytest.mark.each_tensorflow]
 
 X = [[[1.0, 10.0], [2.0, 20.0]], [[3.0, 30.0], [6.0, 60.0]]]
 CASES = {

@@ -13,6 +13,8 @@ import tensorflow as tf
 
 from keras_norms.ops import library
 
+pytestmark = pytest.mark.each_tensorflow
+
 MOMENTS, SUMS, BLEND = "keras_norms_moments", "keras_norms_sums", "keras_norms_blend"
 X = dict(x=(2, 3, 4), axis=2)
 UV = dict(u=[(2, 3, 4)], v=[(2, 3, 4)], axis=2)
@@ -76,11 +78,6 @@ LISTS = {
     SUMS: ["u", "v", "center", "scale", "shift", "weights"],
     BLEND: ["u", "v", "a", "b", "c", "center", "weights"],
 }
-
-
-@pytest.fixture(autouse=True)
-def on_both_implementations():
-    """Here the kernels are called directly."""
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ import tensorflow as tf
 from keras_norms.ops import library, native
 from tests import oracles
 
+pytestmark = pytest.mark.each_tensorflow
+
 # Shape, channel axis, segment size.
 CASES = {
     "dense": ((65, 7), 1, 0),
@@ -45,11 +47,6 @@ VALUES = [
 ]
 RESULTS = ["count", "mean", "m2", "sum_u", "sum_uv", "scaled_u", "sum_p", "sum_pp", "scaled", "y"]
 ACTIVATIONS = ["scaled_u", "scaled", "y"]
-
-
-@pytest.fixture(autouse=True)
-def on_both_implementations():
-    """Here the kernels are called directly."""
 
 
 @pytest.fixture

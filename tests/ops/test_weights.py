@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from keras_norms.ops.weights import row_weights
 
+pytestmark = pytest.mark.each_tensorflow
+
 N, T, H, C = 2, 3, 4, 5
 READINGS = {
     "last_batch": ((N, T, C), (2,), (N,), (N, 1, 1)),

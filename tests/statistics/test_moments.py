@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 from keras_norms.ops.moments import Moments
 from keras_norms.statistics.moments import MOMENTS
 from tests import oracles
+from tests.selection import BOTH
+
+pytestmark = [BOTH, pytest.mark.each_tensorflow]
 
 X = np.array([[1.0, 2.0], [2.0, 0.0], [4.0, 1.0], [9.0, -3.0]])
 

@@ -8,6 +8,8 @@ from keras_norms.ops.moments import Moments
 from keras_norms.statistics.moving_average import MovingAverage
 from keras_norms.statistics.moving_statistics import MOVING_STDDEV
 
+pytestmark = pytest.mark.each_tensorflow
+
 
 def update(rule, mean, variance, batch, enabled=None):
     batch = Moments(*(tf.constant(v, tf.float64) for v in batch))

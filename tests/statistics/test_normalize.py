@@ -10,6 +10,9 @@ from keras_norms.statistics.moments import Pullback
 from keras_norms.statistics.normalize import ALONE, normalize_batch
 from keras_norms.statistics.replicas import ReplicaGroup
 from tests import oracles, strategies
+from tests.selection import BOTH
+
+pytestmark = [BOTH, pytest.mark.each_tensorflow]
 
 EPSILON = 1e-3
 SPLITS = {1: [6], 2: [4, 2], 4: [3, 0, 1, 2]}

@@ -7,6 +7,8 @@ import tensorflow as tf
 from keras_norms.statistics.replicas import ReplicaGroup
 from tests import strategies
 
+pytestmark = pytest.mark.each_tensorflow
+
 REPLICAS = [1, 2, 4]
 
 
