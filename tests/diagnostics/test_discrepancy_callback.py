@@ -9,7 +9,7 @@ import tensorflow as tf
 import keras_norms
 from keras_norms.keras_api import keras
 from tests import oracles, strategies
-from tests.test_discrepancy import KINDS, oracle
+from tests.diagnostics.test_discrepancy import KINDS, oracle
 
 FEATURES = 3
 
