@@ -19,6 +19,7 @@ def jpegs(tmp_path_factory):
     return save_jpegs(tmp_path_factory.mktemp("jpegs") / "images.npz", **parts)
 
 
+@pytest.mark.full
 def test_drift_measures_and_reports(jpegs, tmp_path):
     options = ["--data", jpegs, "--images", 256, "--test-images", 200, "--epochs", 1]
     options += ["--channels", 2, "--stream", 10, "--seeds", 1]
@@ -42,6 +43,7 @@ def test_drift_measures_and_reports(jpegs, tmp_path):
     assert (tmp_path / "drift.md").read_text() == report + "\n## Reading\n\nMine.\n"
 
 
+@pytest.mark.main_leg
 def test_drift_rejects(tmp_path):
     cases = [
         (("--images", "100"), "--images must be a positive multiple of 64"),

@@ -22,6 +22,7 @@ def test_quickstart_trains_exports_and_serves(tmp_path):
     assert (tmp_path / "out" / "curves.png").stat().st_size > 10_000
 
 
+@pytest.mark.main_leg
 def test_quickstart_rejects(tmp_path):
     images, labels = np.zeros((8, 8, 8)), np.zeros(8, int)
     files = {
@@ -41,6 +42,7 @@ def test_quickstart_rejects(tmp_path):
     check_rejected("quickstart", cases, tmp_path)
 
 
+@pytest.mark.main_leg
 def test_streaming_resumes_as_if_it_had_never_stopped(tmp_path):
     """Bit by bit: weights, the optimizer's state, and what was recorded on the way."""
     options = ("--step-at", "400")
@@ -71,6 +73,7 @@ def values(variables):
     return variables() if callable(variables) else variables
 
 
+@pytest.mark.main_leg
 def test_streaming_rejects(tmp_path):
     cases = [
         (("--instances", "0"), "--instances must be positive"),
@@ -91,6 +94,7 @@ def jpegs(tmp_path_factory):
     return save_jpegs(tmp_path_factory.mktemp("jpegs") / "images.npz", **parts)
 
 
+@pytest.mark.full
 def test_small_batches_trains_goes_on_and_reports(jpegs, tmp_path):
     """The second call finds the runs of the first and adds what is missing."""
     options = ["--data", jpegs, "--images", 128, "--test-images", 32, "--epochs", 2]
@@ -112,6 +116,7 @@ def test_small_batches_trains_goes_on_and_reports(jpegs, tmp_path):
     assert (tmp_path / "small_batches.md").read_text().endswith("## Reading\n\nMine.\n")
 
 
+@pytest.mark.main_leg
 def test_small_batches_rejects(tmp_path):
     cases = [
         (("--settings", "groups-5"), "there is no setting groups-5"),

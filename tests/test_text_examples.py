@@ -48,6 +48,7 @@ def check_report(folder, name, rows):
     return content["runs"]
 
 
+@pytest.mark.full
 def test_text_classification_goes_on_and_reports(labelled, tmp_path):
     """The second call finds the runs of the first and adds what is missing."""
     options = ["--data", labelled, "--sentences", 128, "--epochs", 2, "--seeds", 1]
@@ -63,6 +64,7 @@ def test_text_classification_goes_on_and_reports(labelled, tmp_path):
     assert "### Drift by lost words" in (tmp_path / "text_classification.md").read_text()
 
 
+@pytest.mark.full
 def test_translation_trains_and_reports(pairs, tmp_path):
     options = ["--data", pairs, "--pairs", 256, "--epochs", 1, "--seeds", 1, "--orders", "post"]
     result = run("translation", *options, "--methods", "RBN", "--out", tmp_path)
@@ -83,6 +85,7 @@ def with_file(folder, tmp_path, name, content):
     return copy
 
 
+@pytest.mark.main_leg
 def test_text_classification_rejects(labelled, tmp_path):
     no_label = with_file(labelled, tmp_path, "dev.tsv", "no label\n")
     empty = with_file(labelled, tmp_path, "test.tsv", "")
@@ -104,6 +107,7 @@ def test_text_classification_rejects(labelled, tmp_path):
     check_rejected("text_classification", cases, tmp_path)
 
 
+@pytest.mark.main_leg
 def test_translation_rejects(pairs, tmp_path):
     uneven = with_file(pairs, tmp_path, "val.en", "one line\n")
     cases = [

@@ -41,6 +41,7 @@ def states_after(model, inputs):
     return [np.asarray(value) for value in (*outputs, *model.get_weights())]
 
 
+@pytest.mark.main_leg
 @ORDERS
 @METHODS
 def test_classification(network_of, order, method):
@@ -52,6 +53,7 @@ def test_classification(network_of, order, method):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.main_leg
 @ORDERS
 @METHODS
 def test_translation(network_of, order, method):

@@ -14,6 +14,8 @@ import pytest
 
 from custom_ops.build import LEVELS
 
+pytestmark = pytest.mark.main_leg  # Neither TensorFlow nor Keras is used.
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "custom_ops" / "kernels"
 TESTS = ROOT / "tests" / "native"
@@ -30,12 +32,10 @@ class Program:
 
     Attributes:
         units: source files, each with the flags it is compiled with.
-        arguments: of a run, for each sanitizer.
         levels: values of KERAS_NORMS_CPU; the program is run with each.
     """
 
     units: tuple[tuple[pathlib.Path, tuple[str, ...]], ...]
-    arguments: dict[str, tuple[str, ...]]
     levels: tuple[str, ...] = ("",)
 
 
@@ -43,8 +43,7 @@ def program(name, *units, **options):
     """A program with its own source file, `test_<name>.cc`, and these units."""
     own = TESTS / f"test_{name}.cc"
     flags = options.pop("flags", ("-O1",))
-    arguments = {"memory": (), "threads": ("short",)}
-    return Program((*units, (own, flags)), arguments, **options)
+    return Program((*units, (own, flags)), **options)
 
 
 EMULATED = ("-O0", "-Wno-unknown-pragmas", "-DKERAS_NORMS_EMULATE_CUDA")
@@ -68,9 +67,27 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("sanitizer", SANITIZERS)
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_program(name, sanitizer, tmp_path):
+def case(name, sanitizer, *arguments, marks=()):
+    return pytest.param(
+        name, sanitizer, arguments, marks=marks, id="-".join((name, sanitizer, *arguments))
+    )
+
+
+# The argument "short" leaves out large shapes, and most shapes of the emulated CUDA kernels.
+CASES = [
+    case("shared_work", "memory"),
+    case("shared_work", "threads"),
+    case("cpu_kernels", "memory", "short"),
+    case("cpu_kernels", "threads", "short"),
+    case("cuda_kernels", "memory", "short"),
+    case("cuda_kernels", "threads", "short", marks=pytest.mark.full),
+    case("cpu_kernels", "memory", marks=pytest.mark.full),
+    case("cuda_kernels", "memory", marks=pytest.mark.full),
+]
+
+
+@pytest.mark.parametrize("name, sanitizer, arguments", CASES)
+def test_program(name, sanitizer, arguments, tmp_path):
     program = PROGRAMS[name]
     compiler = shutil.which("g++") or pytest.skip("g++ was not found")
     flags = (*COMMON, *SANITIZERS[sanitizer], f"-I{KERNELS}", f"-I{TESTS}")
@@ -86,9 +103,10 @@ def test_program(name, sanitizer, tmp_path):
     executable = tmp_path / name
     run(compiler, *flags, *objects, "-o", executable)
     for level in program.levels:
-        run("env", f"KERAS_NORMS_CPU={level}", executable, *program.arguments[sanitizer])
+        run("env", f"KERAS_NORMS_CPU={level}", executable, *arguments)
 
 
+@pytest.mark.full
 def test_cuda_kernels_do_not_spill():
     if shutil.which("nvcc") is None:
         pytest.skip("nvcc was not found")
