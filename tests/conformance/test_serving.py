@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from keras_norms.layers.keras_api import IS_KERAS_3
+from keras_norms.keras_api import IS_KERAS_3
 from tests import catalog, strategies
 from tests.conformance import models, rows
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_norms.diagnostics import StatisticsReference
-from keras_norms.layers.keras_api import keras
+from keras_norms.keras_api import keras
 
 CHANNELS = 24
 

@@ -3,7 +3,7 @@
 import pytest
 
 import keras_norms
-from keras_norms.layers.keras_api import keras
+from keras_norms.keras_api import keras
 from tests.diagnostics import cases
 
 

@@ -8,7 +8,7 @@ import pytest
 import keras_norms
 from keras_norms.diagnostics.drift import divergence
 from keras_norms.diagnostics.drift_report import short_labels
-from keras_norms.layers.keras_api import keras
+from keras_norms.keras_api import keras
 from tests import oracles
 from tests.diagnostics.cases import CHANNELS, compared, images, reference_of
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import keras_norms
-from keras_norms.layers.keras_api import keras
+from keras_norms.keras_api import keras
 from tests.diagnostics.cases import compiled, images, other_model, reference_of
 
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import keras_norms
 from keras_norms.diagnostics import StatisticsReference
-from keras_norms.layers.keras_api import keras
+from keras_norms.keras_api import keras
 from tests.diagnostics.cases import compared, images, other_model, reference_of
 
 

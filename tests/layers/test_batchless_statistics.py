@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import keras_norms
-from keras_norms.layers.keras_api import keras
+from keras_norms.keras_api import keras
 from tests.layers.batchless import BETA, GAMMA, MEAN, STDDEV, WEIGHTS, X, layer_with
 
 

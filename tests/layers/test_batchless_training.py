@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_norms
-from keras_norms.layers.keras_api import keras
+from keras_norms.keras_api import keras
 from tests.layers.batchless import MEAN, STDDEV, WEIGHTS, X, layer_with
 
 

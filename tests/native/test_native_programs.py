@@ -19,8 +19,9 @@ pytestmark = pytest.mark.main_leg  # Neither TensorFlow nor Keras is used.
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "custom_ops" / "kernels"
 TESTS = ROOT / "tests" / "native"
-COMMON = ("-std=c++17", "-g1", "-pthread", "-Wall", "-Wextra", "-Werror")
+COMMON = ("-std=c++17", "-O1", "-g1", "-pthread", "-Wall", "-Wextra", "-Werror")
 SANITIZERS = {
+    "plain": (),
     "memory": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     "threads": ("-fsanitize=thread",),
 }
@@ -39,31 +40,27 @@ class Program:
     levels: tuple[str, ...] = ("",)
 
 
-def program(name, *units, **options):
-    """A program with its own source file, `test_<name>.cc`, and these units."""
-    own = TESTS / f"test_{name}.cc"
-    flags = options.pop("flags", ("-O1",))
-    return Program((*units, (own, flags)), **options)
-
-
-EMULATED = ("-O0", "-Wno-unknown-pragmas", "-DKERAS_NORMS_EMULATE_CUDA")
+EMULATED = ("-Wno-unknown-pragmas", "-DKERAS_NORMS_EMULATE_CUDA")
 PROGRAMS = {
-    "cpu_kernels": program(
-        "cpu_kernels",
-        (KERNELS / "cpu/dispatch.cc", ("-O1",)),
-        *(
-            (source, ("-O1", f"-DKERAS_NORMS_LEVEL={level}", *flags))
-            for level, flags in LEVELS.items()
-            for source in sorted(KERNELS.glob("cpu/*_cpu.cc"))
+    "cpu_kernels": Program(
+        (
+            (TESTS / "test_cpu_kernels.cc", ()),
+            (KERNELS / "cpu/dispatch.cc", ()),
+            *(
+                (source, (f"-DKERAS_NORMS_LEVEL={level}", *flags))
+                for level, flags in LEVELS.items()
+                for source in sorted(KERNELS.glob("cpu/*_cpu.cc"))
+            ),
         ),
         levels=tuple(LEVELS),
     ),
-    "cuda_kernels": program(
-        "cuda_kernels",
-        *((source, EMULATED) for source in sorted(KERNELS.glob("cuda/*.cu"))),
-        flags=EMULATED,
+    "cuda_kernels": Program(
+        tuple(
+            (source, EMULATED)
+            for source in (TESTS / "test_cuda_kernels.cc", *sorted(KERNELS.glob("cuda/*.cu")))
+        )
     ),
-    "shared_work": program("shared_work"),
+    "shared_work": Program(((TESTS / "test_shared_work.cc", ()),)),
 }
 
 
@@ -79,6 +76,7 @@ CASES = [
     case("shared_work", "threads"),
     case("cpu_kernels", "memory", "short"),
     case("cpu_kernels", "threads", "short"),
+    case("cuda_kernels", "plain"),
     case("cuda_kernels", "memory", "short"),
     case("cuda_kernels", "threads", "short", marks=pytest.mark.full),
     case("cpu_kernels", "memory", marks=pytest.mark.full),
