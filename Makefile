@@ -8,17 +8,17 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 MAIN = .venv/bin/python
 ADDONS = .venv-addons/bin/python
-PYTEST = -m pytest -q -n 2
-# What knows nothing of TensorFlow is tested on the main leg only.
-ONCE = --ignore tests/native
+# Which tests a leg runs: tests/selection.py. An idle process takes over half of what another has left.
+PYTEST = -m pytest -q -n 2 --dist worksteal --durations=10
 LEGS = build/legs
 
-.PHONY: help demo test lint types legs leg-main leg-legacy leg-addons native bench clean
+.PHONY: help demo test test-all lint types legs leg-main leg-legacy leg-addons native bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    the example, in its own environment"
-	@echo "make test    lint, types and the tests on all three supported legs"
+	@echo "make test    lint, types and the tests on all three supported legs (15-25 minutes)"
+	@echo "make test-all  the same with every test on every leg, however long (about 90 minutes)"
 	@echo "make lint    ruff only"
 	@echo "make native  the compiled library anew, in the environments that are there"
 	@echo "make bench   the benchmarks"
@@ -30,9 +30,13 @@ demo: .venv/demo
 	@$(MAIN) examples/quickstart.py
 
 test:
+	@$(MAKE) -s -j2 .venv/tensorflow .venv-addons/tensorflow
 	@$(MAKE) lint
 	@$(MAKE) types
 	@$(MAKE) legs
+
+test-all:
+	@$(MAKE) test PYTEST='$(PYTEST) --full'
 
 lint: .venv/test
 	@echo "== Lint: ruff (seconds)"
@@ -48,8 +52,8 @@ legs:
 	@$(MAKE) leg-main
 	@$(MAKE) leg-legacy
 	@$(MAKE) leg-addons
-	@echo "== All legs passed"
-	@for leg in main legacy addons; do printf '%-8s%s\n' $$leg "$$(tail -n 1 $(LEGS)/$$leg)"; done
+	@echo "== All legs passed. Their slowest tests, and how many there were:"
+	@for leg in main legacy addons; do echo "-- $$leg"; sed -n '/slowest/,$$p' $(LEGS)/$$leg; done
 
 leg-main leg-legacy leg-addons bench: export TF_CPP_MIN_LOG_LEVEL ?= 2
 # A test that needs the compiled library fails without it; elsewhere it is skipped.
@@ -63,12 +67,12 @@ leg-main: .venv/test
 leg-legacy: .venv/test
 	@echo "== Tests, legacy leg: TensorFlow 2.21 with TF_USE_LEGACY_KERAS=1 (minutes)"
 	@mkdir -p $(LEGS)
-	@TF_USE_LEGACY_KERAS=1 $(MAIN) $(PYTEST) $(ONCE) tests | tee $(LEGS)/legacy
+	@TF_USE_LEGACY_KERAS=1 $(MAIN) $(PYTEST) tests | tee $(LEGS)/legacy
 
 leg-addons: .venv-addons/test
 	@echo "== Tests, addons leg: TensorFlow 2.15 with tensorflow-addons (minutes)"
 	@mkdir -p $(LEGS)
-	@$(ADDONS) $(PYTEST) $(ONCE) tests | tee $(LEGS)/addons
+	@$(ADDONS) $(PYTEST) tests | tee $(LEGS)/addons
 
 bench: .venv/test
 	@echo "== Benchmarks: layers, family, monitor, resnet50, replicas (minutes); gpu.py needs a GPU and is run by hand"

@@ -17,6 +17,8 @@ import pytest
 import tensorflow as tf
 
 MARKS = {"full": (), "main_leg": ("main",), "each_tensorflow": ("main", "addons")}
+# A process that is left with one of these at the end would keep the others waiting.
+LONGEST = ("tests/native/", "tests/test_examples.py")
 # For what the implementation of the kernels matters to.
 BOTH = pytest.mark.usefixtures("implementation")
 
@@ -28,9 +30,12 @@ def leg():
 
 
 def examples(count):
-    """Settings of Hypothesis: so many examples on the main leg, a quarter of them elsewhere."""
-    count = count if leg() == "main" else max(count // 4, 1)
-    return hypothesis.settings(deadline=None, max_examples=count)
+    """Settings of Hypothesis: this many examples on the main leg, a quarter of them elsewhere."""
+    return hypothesis.settings(
+        max_examples=count if leg() == "main" else count // 4,
+        deadline=None,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
 
 
 def pytest_addoption(parser):
@@ -38,12 +43,12 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("--full"):
-        return
+    """Leaves out what the session does not run, and begins with what takes longest."""
     kept, left_out = [], []
     for item in items:
         legs = [MARKS[mark.name] for mark in item.iter_markers() if mark.name in MARKS]
-        (kept if all(leg() in names for names in legs) else left_out).append(item)
+        runs = config.getoption("--full") or all(leg() in names for names in legs)
+        (kept if runs else left_out).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = kept
+    items[:] = sorted(kept, key=lambda item: not item.nodeid.startswith(LONGEST))

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import keras_norms
 from tests import oracles
 from tests.layers.one_device import X, layer_with, states, step
-from tests.selection import BOTH
+from tests.selection import BOTH, examples
 
 pytestmark = BOTH
 
@@ -81,7 +81,7 @@ def test_one_training_step_and_inference(rng, shape, axis, masked, dtype):
     oracles.assert_close(layer(x, training=False), inference, dtype)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@examples(60)
 @given(data=st.data())
 def test_any_shape_axis_dtype_and_mask(data):
     rank = data.draw(st.integers(2, 5), "rank")

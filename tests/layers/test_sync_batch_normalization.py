@@ -5,13 +5,13 @@ import functools
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import keras_norms
 from keras_norms.keras_api import IS_KERAS_3
 from tests import oracles, strategies
-from tests.selection import BOTH
+from tests.selection import BOTH, examples
 
 pytestmark = BOTH
 
@@ -100,7 +100,7 @@ def check_equals_the_whole(replicas, dtype, x, dy, mask, cuts):
 
 @pytest.mark.parametrize("replicas", [1, 2, 4])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@settings(deadline=None, max_examples=12)
+@examples(12)
 @given(data=st.data())
 def test_any_split_equals_the_whole(replicas, dtype, data):
     """Uneven, empty and fully masked replicas included."""

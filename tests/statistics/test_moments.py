@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_norms.ops.moments import Moments
 from keras_norms.statistics.moments import MOMENTS
 from tests import oracles
-from tests.selection import BOTH
+from tests.selection import BOTH, examples
 
 pytestmark = [BOTH, pytest.mark.each_tensorflow]
 
@@ -32,7 +32,7 @@ def test_golden_vectors_of_uneven_and_empty_shards():
     np.testing.assert_array_equal(moments.count, [4.0])
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(
     cuts=st.lists(st.integers(0, 12), min_size=0, max_size=6),
     offset=st.sampled_from([0.0, 1e3, 1e6]),
