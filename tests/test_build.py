@@ -35,7 +35,7 @@ def test_what_includes_tensorflow_is_compiled_for_every_processor(tensorflow):
         assert is_for_a_level or not any(flag.startswith("-march") for flag in unit.flags), unit
 
 
-def test_kernels_are_compiled_once_a_level_and_the_least_is_linked_first():
+def test_kernels_are_compiled_once_a_level_and_the_baseline_is_linked_first():
     levels = [u.variant for u in build._host_units(GXX, WITH_FFI) if u.source.stem == "moments_cpu"]
     assert levels == list(build.LEVELS) and levels[0] == "baseline"
     units = [str(unit) for unit in build._host_units(GXX, WITH_FFI)]
@@ -54,7 +54,7 @@ def test_cuda_units_are_for_every_architecture_and_later_ones(monkeypatch):
     assert {"moments_gpu.cc", "handlers_cuda.cc"} <= {unit.source.name for unit in units}
 
 
-def test_rejects_architectures_that_are_no_numbers(monkeypatch):
+def test_rejects_invalid_architectures(monkeypatch):
     monkeypatch.setenv("KERAS_NORMS_CUDA_ARCHITECTURES", "sm_80")
     with pytest.raises(BuildError, match=r"numbers with `;` between.*Received: 'sm_80'"):
         build._cuda_architectures()
@@ -154,7 +154,7 @@ def test_without_nvcc_there_is_no_cuda_library_and_a_warning(imitated, monkeypat
     assert sorted(os.listdir(tmp_path / "output")) == ["_native.json", "_native.so"]
 
 
-def test_without_a_compiler_or_tensorflow_the_reason_is_told(monkeypatch, tmp_path):
+def test_names_a_missing_compiler_or_tensorflow(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(BuildError, match=r"CXX must be a program.*'no-such-compiler'"):
         build.build(tmp_path, "1.2.3")

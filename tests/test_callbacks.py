@@ -42,7 +42,7 @@ def test_warns_once_when_a_layer_leaves_the_band(scale, says):
     assert len([w for w in caught if "second" in str(w.message) or "E[z" in str(w.message)]) == 1
 
 
-def test_warns_again_after_a_return():
+def test_warns_again_after_returning_to_the_band():
     model = model_with(monitor=0.0)
     moments = keras_norms.callbacks.SecondMomentMonitor(every=1)
     x = np.array([9.0, 9.0, 1.0, 1.0, 9.0, 9.0])[:, None]
@@ -65,7 +65,7 @@ def test_equal_names_in_nested_models_have_histories_of_their_own():
     assert sorted(v for values in moments.history.values() for v in values) == [1.0, 9.0]
 
 
-def test_batches_are_counted_where_several_run_at_once():
+def test_counts_batches_with_steps_per_execution():
     model = model_with(monitor=0.0)
     model.compile(keras.optimizers.SGD(0.0), "mse", steps_per_execution=2)
     moments = keras_norms.callbacks.SecondMomentMonitor(band=(0, np.inf), every=1)
@@ -74,7 +74,7 @@ def test_batches_are_counted_where_several_run_at_once():
     assert moments.steps == [2, 4, 6, 8]
 
 
-def test_another_model_begins_another_history():
+def test_another_model_starts_a_new_history():
     moments = keras_norms.callbacks.SecondMomentMonitor(every=1)
     x = np.array([[1.0], [-1.0]])
     for epochs in (2, 1):
@@ -92,7 +92,7 @@ def test_the_monitor_recovers_from_nan():
     np.testing.assert_allclose(tf.convert_to_tensor(layer.second_moment), 4.0)
 
 
-def test_nan_is_outside():
+def test_nan_is_outside_the_band():
     model = model_with(monitor=0.5)
     x = np.array([[np.nan], [1.0]])
     with pytest.warns(UserWarning, match="E\\[z\\^2\\] is nan"):
@@ -127,12 +127,12 @@ def test_rejects_a_model_without_a_monitor():
 @pytest.mark.parametrize(
     "band", [(4.0, 0.25), (1.0,), "ab", (True, 2), (-1.0, 2.0), (float("nan"), 1.0), 3]
 )
-def test_rejects_bands_that_are_none(band):
+def test_rejects_invalid_bands(band):
     with pytest.raises(ValueError, match="SecondMomentMonitor: `band` must be two numbers"):
         keras_norms.callbacks.SecondMomentMonitor(band=band)
 
 
 @pytest.mark.parametrize("every", [0, 1.5, True])
-def test_rejects_intervals_that_are_none(every):
+def test_rejects_invalid_intervals(every):
     with pytest.raises(ValueError, match="`every` must be a positive int"):
         keras_norms.callbacks.SecondMomentMonitor(every=every)

@@ -110,7 +110,7 @@ def test_build_where_nothing_can_be_written(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", [["diagnose"], ["build", "--cuda", "yes"]])
-def test_rejects_what_it_does_not_know(capsys, command):
+def test_rejects_unknown_commands_and_choices(capsys, command):
     with pytest.raises(SystemExit) as caught:
         cli.main(command)
     assert caught.value.code == 2

@@ -67,7 +67,7 @@ def test_a_stock_layer_becomes_ours_without_loss(x):
     compare(ours, stock, x)
 
 
-def test_ours_becomes_a_stock_layer_and_comes_back(x):
+def test_round_trip_through_a_stock_layer(x):
     ours = with_statistics(
         keras_norms.BatchRenormalization(momentum=0.9, r_max=1.3, d_max=0.4), x.shape
     )
@@ -81,7 +81,7 @@ def test_ours_becomes_a_stock_layer_and_comes_back(x):
     compare(renorm_from_stock(stock), stock, x)
 
 
-def test_a_whole_model_moves_as_the_readme_says(x):
+def test_a_whole_model_converts(x):
     layers = keras.layers
     inputs = keras.Input(x.shape[1:])
     shortcut = layers.BatchNormalization(renorm=True)(inputs)
@@ -106,7 +106,7 @@ def test_a_whole_model_moves_as_the_readme_says(x):
     np.testing.assert_allclose(ours(x), model(x), rtol=1e-5, atol=1e-5)
 
 
-def test_two_sets_of_statistics_that_differ_are_told(x):
+def test_warns_where_two_sets_of_statistics_differ(x):
     stock = stock_layer(x.shape)
     stock.renorm_mean.assign([3.5, 0.5, 0.0])
     with pytest.warns(UserWarning, match=r"differ by up to 0.5; moving_mean and .* are used"):
@@ -116,7 +116,7 @@ def test_two_sets_of_statistics_that_differ_are_told(x):
     )
 
 
-def test_schedules_and_options_without_counterpart_are_told(x):
+def test_warns_about_schedules_and_options_without_counterpart(x):
     ours = keras_norms.BatchRenormalization(
         r_max=LinearRamp(0, 4, 1.0, 3.0), d_max=5.0, max_update=4.0, name="norm"
     )
@@ -127,7 +127,7 @@ def test_schedules_and_options_without_counterpart_are_told(x):
     assert dict(stock.renorm_clipping) == dict(rmax=2.0, rmin=0.5, dmax=5.0)
 
 
-def test_arguments_replace_what_the_config_says():
+def test_arguments_override_the_config():
     stock = keras.layers.BatchNormalization(renorm=True, renorm_clipping=CLIPPING)
     ours = renorm_from_stock(stock, r_max=LinearRamp(0, 9, 1.0, 3.0), d_max=5.0, synchronized=True)
     assert ours.d_max == 5.0 and ours.synchronized and ours.r_max.end_step == 9
@@ -147,7 +147,7 @@ def test_rejects(convert, layer, message):
         convert(layer)
 
 
-def test_a_stock_config_becomes_the_layer():
+def test_from_a_stock_config():
     stock = dict(
         name="old",
         axis=[-1],
@@ -171,6 +171,6 @@ def test_a_stock_config_becomes_the_layer():
         (dict(renorm_clipping=dict(rmax=3.0, rmin=0.1)), "rmin=0.1 is not used"),
     ],
 )
-def test_what_a_stock_config_loses_is_said(config, message):
+def test_warns_about_what_a_stock_config_loses(config, message):
     with pytest.warns(UserWarning, match=message):
         keras_norms.BatchRenormalization.from_config(dict(renorm=True, **config))

@@ -51,7 +51,7 @@ def test_a_plain_training_step_has_at_most_60_operations(options, shape, dtype):
     assert len(operations) <= 60
 
 
-def test_a_step_of_the_others_has_few_more():
+def test_a_step_of_other_layers_has_few_more_operations():
     """With the default schedules of the one, and the losses that the others add."""
     renorm, batchless, regularized = (
         training_step(getattr(keras_norms, name)(), SHAPE)
@@ -66,7 +66,7 @@ def test_a_step_of_the_others_has_few_more():
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", ["BatchNormalization", "BatchlessNormalization"])
-def test_only_the_passes_touch_activations(name, masked):
+def test_only_kernels_touch_activations(name, masked):
     """Beside y and dx nothing of the size of an activation is made.
 
     Batch normalization: moments and blend forward, sums and blend backward. Batchless: one pass

@@ -65,7 +65,7 @@ def test_the_verdict_is_printed(files, capsys):
     assert "reference stddev" in printed
 
 
-def test_a_layer_of_a_module_that_is_imported(files, monkeypatch, capsys):
+def test_imports_the_module_of_a_custom_layer(files, monkeypatch, capsys):
     module = files / "layers_of_mine.py"
     module.write_text(
         "from keras_norms.keras_api import keras\n\n\n"
@@ -96,7 +96,7 @@ def test_a_layer_of_a_module_that_is_imported(files, monkeypatch, capsys):
     assert "no_such_module" in capsys.readouterr().err
 
 
-def test_a_model_that_was_trained_on(files, capsys):
+def test_a_model_trained_further(files, capsys):
     run(files, "clean.npz", "--record")
     model = keras.models.load_model(files / "model.keras")
     model.set_weights([1.1 * weight for weight in model.get_weights()])
@@ -131,7 +131,7 @@ def test_a_colon_in_a_name_is_part_of_it_in_keras_3(files):
         np.testing.assert_array_equal(array, number)
 
 
-def test_json_is_for_programs(files, capsys):
+def test_json_output(files, capsys):
     run(files, "clean.npz", "--record")
     capsys.readouterr()
     assert run(files, "shifted.npz", "--json", "--measure", "kl", "--threshold", "1") == 1
@@ -178,7 +178,7 @@ def test_inputs_in_a_dict(tmp_path, rng):
     np.testing.assert_allclose(content["layers"]["n"]["mean"], (zz + 5.0 - aa).mean(0), rtol=1e-5)
 
 
-def test_names_that_others_take_for_markup(files, capsys):
+def test_names_with_markup(files, capsys):
     (files / "clean.npz").rename(files / "a$b^$_.npz")
     assert run(files, "a$b^$_.npz", "--record") == 0
     assert run(files, "a$b^$_.npz", "--report", files / "rep[red]") == 0

@@ -22,7 +22,7 @@ def graphs():
     return sum(name == "FuncGraph" for name in names)
 
 
-def test_no_graph_of_a_stock_model_stays():
+def test_no_graph_of_a_stock_model_is_kept():
     layers = [keras.layers.BatchNormalization(), keras.layers.Dense(2)]
     model = keras.Sequential([keras.Input((3,)), *layers])
     found = []
@@ -33,7 +33,7 @@ def test_no_graph_of_a_stock_model_stays():
     assert found[3] == found[1], found
 
 
-def test_a_deployed_model_is_compared_again_and_again():
+def test_repeated_comparisons_share_one_graph():
     """In one graph, though TensorFlow keeps each that our layers are traced in."""
     layers = [keras_norms.BatchNormalization(), keras.layers.Dense(2)]
     model = keras.Sequential([keras.Input((3,)), *layers])
@@ -78,7 +78,7 @@ def test_a_model_that_differentiates_inside(normalization):
     np.testing.assert_allclose(found["last"].variance, gap, rtol=1e-3)
 
 
-def test_data_of_another_structure_or_rank_is_traced_anew():
+def test_data_of_another_structure_or_rank_is_traced_again():
     class Either(keras.Model):
         def __init__(self):
             super().__init__()
@@ -95,7 +95,7 @@ def test_data_of_another_structure_or_rank_is_traced_anew():
         np.testing.assert_allclose(reference.compare(model, data, verbose=0).average, 0, atol=1e-6)
 
 
-def test_a_callback_outlives_data_that_does_not_fit():
+def test_a_callback_works_after_data_that_does_not_fit():
     model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization(name="norm")])
     model.compile("sgd", "mse")
     reference = StatisticsReference.of(model, X, verbose=0)
@@ -115,7 +115,7 @@ def test_a_callback_outlives_data_that_does_not_fit():
     assert drift.history[0].average < 1e-6
 
 
-def test_a_subclass_that_names_its_inputs_otherwise():
+def test_subclasses_with_other_argument_names():
     class Named(keras.layers.BatchNormalization):
         def call(self, x, training=None, mask=None):
             return super().call(x, training=training)
@@ -143,7 +143,7 @@ def test_a_subclass_that_names_its_inputs_otherwise():
     np.testing.assert_allclose(found["norm"].mean, expected, rtol=1e-5)
 
 
-def test_other_moving_averages_are_left_alone():
+def test_ignores_other_layers_with_moving_averages():
     class Averaged(keras.layers.Layer):
         momentum = 0.9
 
@@ -174,7 +174,7 @@ def test_a_model_that_does_not_run_its_layers():
         StatisticsReference.of(Model(), X, verbose=0)
 
 
-def test_no_batch_is_read_that_is_not_used():
+def test_reads_no_more_batches_than_needed():
     read = []
 
     class Batches:

@@ -104,7 +104,7 @@ def test_jit_compiled_steps_agree(row, implementation, batch):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_layer_keeps_supporting_jit(row):
+def test_supports_jit(row):
     assert getattr(row.make(), "supports_jit", True)
 
 
@@ -185,6 +185,6 @@ def test_fit_compiled_by_xla(rng, name):
     models.assert_same_weights(compiled, plain, rtol=1e-4, atol=1e-5)
 
 
-def test_leg_runs_the_keras_it_should():
+def test_the_leg_has_the_right_keras():
     legacy = os.environ.get("TF_USE_LEGACY_KERAS") == "1" or tf.__version__.startswith("2.15")
     assert IS_KERAS_3 != legacy

@@ -75,7 +75,7 @@ def test_golden_vectors(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_average_over_batches_that_changes_nothing(rng, kind):
+def test_averages_over_batches_and_leaves_the_model_unchanged(rng, kind):
     keras.utils.set_random_seed(1)
     layer = KINDS[kind](name="norm")
     stack = [keras.Input((6, 3)), keras.layers.Dropout(0.3), layer]
@@ -97,7 +97,7 @@ def seeds(model):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("axis", [-1, 1])
-def test_is_the_definition(rng, kind, axis):
+def test_equals_the_definition(rng, kind, axis):
     layer = KINDS[kind](name="norm", axis=axis)
     model = keras.Sequential([keras.Input((3, 3)), layer])
     moving = np.array([0.5, -1.0, 2.0]), np.array([1.0, 4.0, 0.25])
@@ -109,14 +109,14 @@ def test_is_the_definition(rng, kind, axis):
     assert_is(measured(model, dataset, steps=1)["norm"], oracle([x[:3]], *moving, axis=axis), 1)
 
 
-def test_without_a_moving_spread_a_gap_is_infinite():
+def test_a_gap_without_moving_variance_is_infinite():
     model = model_of(keras.layers.BatchNormalization(name="norm"), [0.0, 0.0], [0.0, 0.0])
     found = measured(model, X)["norm"]
     assert found.mean == found.variance == np.inf
     assert measured(model, np.zeros_like(X))["norm"][:2] == (0.0, 0.0)
 
 
-def test_training_mode_is_what_is_measured(rng):
+def test_measures_training_mode(rng):
     """The second layer receives what the first makes of the batch, not of its moving statistics."""
     x = rng.normal(5.0, 3.0, (8, 2)).astype(np.float32)
     layers = [keras_norms.BatchNormalization(name=name, epsilon=1e-9) for name in ("one", "two")]
@@ -124,7 +124,7 @@ def test_training_mode_is_what_is_measured(rng):
     assert measured(model, x)["two"].mean < 1e-6
 
 
-def test_masks_are_left_out(rng):
+def test_masked_positions_are_left_out(rng):
     x = rng.normal(1.0, 2.0, (6, 5, 2)).astype(np.float32)
     mask = np.arange(5) < np.array([5, 2, 0, 1, 3, 4])[:, None]
     x[~mask] = 0.0
@@ -213,7 +213,7 @@ def test_rejects(model, data, message):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_failure_in_the_middle_leaves_the_model_as_it_was():
+def test_a_failure_leaves_the_model_unchanged():
     model = model_of(keras.layers.BatchNormalization(), [1.0, 2.0], [3.0, 4.0])
     before = model.get_weights()
 

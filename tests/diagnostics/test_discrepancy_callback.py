@@ -66,7 +66,7 @@ def test_every_tenth_batch_by_default_over_epochs(rng):
     assert len(logs["tid_mean"]) == len(logs["tid_variance"]) == 2  # None in the first epoch.
 
 
-def test_the_training_is_the_same_with_it(rng):
+def test_training_is_unchanged(rng):
     x = rng.normal(size=(24, FEATURES)).astype(np.float32)
     weights = []
     for callbacks in ([], [keras_norms.callbacks.TrainingInferenceDiscrepancy(every=2)]):
@@ -112,7 +112,7 @@ def test_tensorboard_has_scalars_and_histograms(rng, tmp_path):
             assert all(v[:, 2].sum() == FEATURES for _, v in histograms)
 
 
-def test_a_log_dir_without_tensorboard_is_told(monkeypatch, tmp_path):
+def test_log_dir_needs_tensorboard(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="`log_dir` needs TensorBoard: pip install tensorboard"):
         keras_norms.callbacks.TrainingInferenceDiscrepancy(log_dir=tmp_path)
@@ -149,7 +149,7 @@ def test_a_subclassed_model_that_is_built_by_its_first_step(rng):
     assert tid.steps == [2, 4] and len(tid.history["norm"]["mean"]) == 2
 
 
-def test_frozen_layers_are_left_out_and_another_model_begins_anew(rng):
+def test_skips_frozen_layers_and_restarts_for_another_model(rng):
     x = rng.normal(size=(8, FEATURES)).astype(np.float32)
     frozen, still = (keras_norms.BatchNormalization(name=n) for n in ("frozen", "still"))
     frozen.trainable, still.momentum = False, 1.0
@@ -161,7 +161,7 @@ def test_frozen_layers_are_left_out_and_another_model_begins_anew(rng):
     assert tid.steps == [1, 2, 3, 4]
 
 
-def test_a_layer_that_runs_in_inference_mode_is_in_no_average(rng):
+def test_layers_in_inference_mode_are_not_averaged(rng):
     class Model(keras.Model):
         def __init__(self):
             super().__init__()
@@ -181,7 +181,7 @@ def test_a_layer_that_runs_in_inference_mode_is_in_no_average(rng):
     np.testing.assert_allclose(logs["tid_mean"], np.mean(tid.history["moved"]["mean"]), rtol=1e-6)
 
 
-def test_what_has_settled_has_a_discrepancy_of_zero(rng):
+def test_converged_statistics_have_no_discrepancy(rng):
     """Where the update is lost in rounding the layer has not stopped moving."""
     x = rng.normal(size=(8, FEATURES)).astype(np.float32)
     tid = keras_norms.callbacks.TrainingInferenceDiscrepancy(every=20)
@@ -192,7 +192,7 @@ def test_what_has_settled_has_a_discrepancy_of_zero(rng):
     assert np.nanmax(logs.history["tid_mean"]) < 1e-4
 
 
-def test_given_twice_it_reads_once(rng):
+def test_given_twice_it_records_once(rng):
     x = rng.normal(size=(16, FEATURES)).astype(np.float32)
     tid = keras_norms.callbacks.TrainingInferenceDiscrepancy(every=1)
     model = model_of(keras_norms.BatchNormalization())
@@ -200,14 +200,14 @@ def test_given_twice_it_reads_once(rng):
     assert tid.steps == [1, 2, 3, 4]
 
 
-def test_a_training_that_is_too_short_to_read_is_told(rng):
+def test_warns_where_training_is_too_short_to_record(rng):
     x = rng.normal(size=(8, FEATURES)).astype(np.float32)
     tid = keras_norms.callbacks.TrainingInferenceDiscrepancy()
     with pytest.warns(UserWarning, match="nothing was recorded: there were 2 batches, and `every`"):
         fit(model_of(keras_norms.BatchNormalization()), x, tid)
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+def test_rejects_a_log_dir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("mine")
     folder = tmp_path / "file" / "logs"
     tid = keras_norms.callbacks.TrainingInferenceDiscrepancy(log_dir=folder)
@@ -215,7 +215,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         fit(model_of(keras_norms.BatchNormalization()), np.ones((8, FEATURES), np.float32), tid)
 
 
-def test_another_model_that_is_not_built_begins_anew(rng):
+def test_restarts_for_another_unbuilt_model(rng):
     x = rng.normal(size=(20, FEATURES)).astype(np.float32)
     tid = keras_norms.callbacks.TrainingInferenceDiscrepancy(every=1)
     for _ in range(2):
@@ -242,7 +242,7 @@ def test_rejects_arguments(options, message):
         keras_norms.callbacks.TrainingInferenceDiscrepancy(**options)
 
 
-def test_rejects_models_without_a_layer_and_several_batches_at_once():
+def test_rejects_models_without_a_layer_and_several_steps_per_execution():
     x = np.ones((8, FEATURES), np.float32)
     frozen = keras_norms.BatchNormalization()
     frozen.trainable = False

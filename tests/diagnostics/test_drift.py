@@ -80,7 +80,7 @@ def test_worse_data_has_a_larger_drift(model, measure):
     assert found == sorted(found) and found[0] < 0.1 * found[-1]
 
 
-def test_a_poisoned_batch_stands_out_in_the_trajectory(model):
+def test_a_poisoned_batch_stands_out_among_batches(model):
     data = images(320, 3)
     data[96:128] *= 30.0
     drift = compared(reference_of(model), model, data, batch_size=32)

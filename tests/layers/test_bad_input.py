@@ -70,7 +70,7 @@ def test_rejects_a_mask_that_cannot_apply(training):
     np.testing.assert_array_equal(states(layer)[0], np.zeros(4))
 
 
-def test_numpy_numbers_make_a_config_of_plain_ones():
+def test_numpy_numbers_become_plain_in_the_config():
     layer = keras_norms.BatchNormalization(
         axis=np.int64(-1), momentum=np.float32(0.5), virtual_batch_size=np.int32(2), center=np.True_
     )
@@ -79,7 +79,7 @@ def test_numpy_numbers_make_a_config_of_plain_ones():
 
 
 @pytest.mark.parametrize("training", ["yes", float("nan"), [False], 2])
-def test_rejects_a_training_that_is_no_bool(training):
+def test_rejects_training_other_than_a_bool(training):
     layer = keras_norms.BatchNormalization(name="bn")
     with pytest.raises(ValueError, match="'bn': `training` must be a bool or a scalar tensor"):
         layer(tf.ones((2, 3)), training=training)
@@ -94,13 +94,13 @@ def test_rejects_a_vector_for_training():
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "string"])
-def test_rejects_a_mask_that_holds_no_numbers(dtype):
+def test_rejects_masks_of_other_dtypes(dtype):
     mask = tf.constant(["a", "b"]) if dtype == "string" else tf.ones(2, dtype)
     with pytest.raises(ValueError, match=f"bools or non-negative numbers.*mask.dtype={dtype}"):
         keras_norms.BatchNormalization()(tf.ones((2, 3)), mask=mask, training=True)
 
 
-def test_rejects_inputs_that_are_no_real_numbers():
+def test_rejects_complex_inputs():
     layer = keras_norms.BatchNormalization(name="bn")
     layer.build((None, 3))
     with pytest.raises(ValueError, match="'bn': `inputs` must be a dense tensor of real numbers"):

@@ -137,7 +137,7 @@ def keyed(layer, x):
     return layer
 
 
-def test_where_nothing_counts_it_is_inference_and_only_the_step_moves():
+def test_a_fully_masked_batch_is_inference_and_moves_the_step_only():
     layer = layer_with(r_max=2.0, d_max=1.0)
     before = state(layer)
     y = layer(X, training=True, mask=tf.zeros(4))
@@ -277,7 +277,7 @@ class Unsaved(keras.optimizers.schedules.LearningRateSchedule):
         (dict(momentum=2.0), r"`momentum` must be a number in \[0, 1\]"),
     ],
 )
-def test_bad_arguments_get_one_sentence(options, message):
+def test_rejects_arguments(options, message):
     with pytest.raises(ValueError, match=message) as caught:
         keras_norms.BatchRenormalization(name="norm", **options)
     assert "BatchRenormalization 'norm'" in str(caught.value)

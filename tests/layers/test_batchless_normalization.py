@@ -140,7 +140,7 @@ def test_nan_under_a_mask_reaches_nothing():
     assert np.isfinite(float(tf.convert_to_tensor(layer.second_moment)))
 
 
-def test_a_batch_that_is_masked_altogether_moves_nothing():
+def test_a_fully_masked_batch_moves_nothing():
     layer = layer_with(monitor=0.5)
     before = float(tf.convert_to_tensor(layer.second_moment))
     for gradient in loss_gradients(layer, X, np.zeros(4, bool)):

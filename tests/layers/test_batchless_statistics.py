@@ -54,14 +54,14 @@ def test_rejects_bad_arguments(name):
     ],
 )
 @pytest.mark.parametrize("parametrization", WEIGHTS)
-def test_rejects_statistics_that_are_none(mean, stddev, parametrization):
+def test_rejects_invalid_statistics(mean, stddev, parametrization):
     layer = layer_with(dtype="float32", parametrization=parametrization)
     with pytest.raises(ValueError, match="statistics must be finite, the standard deviation above"):
         layer.assign_statistics(mean, stddev)
     np.testing.assert_allclose(layer.statistics.mean, MEAN)
 
 
-def test_rejects_a_deviation_that_abs_cannot_have():
+def test_rejects_a_standard_deviation_below_epsilon():
     layer = layer_with(parametrization="abs", epsilon=1e-3)
     with pytest.raises(ValueError, match="the standard deviation above 0.001"):
         layer.assign_statistics(MEAN, [1.0, 1e-4])
@@ -73,7 +73,7 @@ def test_rejects_a_layer_that_is_not_built():
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0])
-def test_rejects_an_initial_deviation_that_is_none(value):
+def test_rejects_an_invalid_initial_standard_deviation(value):
     layer = keras_norms.BatchlessNormalization(
         name="norm_a", stddev_initializer=keras.initializers.Constant(value)
     )

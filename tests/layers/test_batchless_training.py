@@ -84,7 +84,7 @@ def test_the_learning_rate_multiplier_scales_steps_under_every_optimizer(rng, na
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
-def test_the_reported_loss_is_the_tasks_alone(rng, optimizer):
+def test_the_reported_loss_is_that_of_the_task(rng, optimizer):
     x, y = rng.normal(size=(16, 4)).astype(np.float32), np.ones((16, 1), np.float32)
     losses = []
     for weight in (0.0, 2.0):

@@ -105,7 +105,7 @@ def test_statistics_move_by_the_mean_gradient_of_the_replicas(rng, replicas, bet
 
 
 @pytest.mark.parametrize("replicas", [pytest.param(2, marks=pytest.mark.full), 4])
-def test_many_steps_on_replicas_are_those_of_one(rng, replicas):
+def test_many_steps_on_replicas_equal_those_on_one_device(rng, replicas):
     x = rng.normal(1.0, 2.0, (16, FEATURES)).astype(np.float32)
     alone, _ = trained(tf.distribute.get_strategy(), "a_variable", x, steps=5)
     together, _ = trained(strategies.mirrored(replicas), "a_variable", x, steps=5)
@@ -131,7 +131,7 @@ def test_a_layer_on_replicas_has_no_collective():
     assert not [op.type for op in operations if op.type.startswith("Collective")]
 
 
-def test_copies_begin_without_losses(rng):
+def test_copies_have_no_losses(rng):
     layer = keras_norms.BatchlessNormalization()
     layer(tf.constant(rng.normal(size=(4, FEATURES)).astype(np.float32)), training=True)
     assert len(layer.losses) == 1
@@ -142,7 +142,7 @@ def test_copies_begin_without_losses(rng):
 
 
 @pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2 does not pickle layers")
-def test_pickles_begin_without_losses(rng):
+def test_pickles_have_no_losses(rng):
     model = keras.Sequential([keras.Input((FEATURES,)), keras_norms.BatchlessNormalization()])
     model(tf.ones((4, FEATURES)), training=True)
     assert pickle.loads(pickle.dumps(model)).losses == []

@@ -29,7 +29,7 @@ def test_training_as_a_tensor_selects_and_gates(rng):
     oracles.assert_close(states(layer)[0], 0.5 * before[0] + 0.5 * mean[0], "float64")
 
 
-def test_a_tensor_for_training_that_is_false_isolates_a_nan(rng):
+def test_nan_stays_in_its_position_where_a_training_tensor_is_false(rng):
     layer = layer_with(2, rng=rng)
     x = X.copy()
     x[1, 0] = np.nan
@@ -122,7 +122,7 @@ def test_skip_nonfinite_updates(bad):
     assert not np.array_equal(states(layer)[0], before[0])
 
 
-def test_max_update_bounds_a_poisoned_batch():
+def test_max_update_bounds_an_outlier_batch():
     layer = layer_with(2, max_update=3.0, momentum=0.99)
     layer(tf.constant(X * 1e9), training=True)
     mean, variance = states(layer)
@@ -214,7 +214,7 @@ def test_inference_by_a_tensor_keeps_nan_out_of_state_and_other_gradients(rng):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_max_update_leaves_out_a_channel_that_is_not_finite(bad):
+def test_max_update_skips_a_nonfinite_channel(bad):
     layer = layer_with(2, max_update=3.0)
     x = X.copy()
     x[0, 0] = bad
@@ -236,7 +236,7 @@ def test_a_variable_as_input(rng, training):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_channels_unknown_while_tracing_are_those_of_the_weights(training):
+def test_unknown_channels_are_taken_from_the_weights(training):
     layer = layer_with(2)
     signature = [tf.TensorSpec([None, None], tf.float64)]
     call = tf.function(lambda x: layer(x, training=training), input_signature=signature)
@@ -244,7 +244,7 @@ def test_channels_unknown_while_tracing_are_those_of_the_weights(training):
     np.testing.assert_allclose(call(tf.constant(X)), expected, rtol=1e-13)
 
 
-def test_weights_not_above_zero_count_as_zero(rng):
+def test_negative_and_nan_weights_count_as_zero(rng):
     layer = layer_with(2, momentum=0.0)
     layer(tf.constant(X), training=True, mask=tf.constant([1.0, np.nan, -3.0, 2.0]))
     _, mean, _ = oracles.moments(X, mask=[1.0, 0.0, 0.0, 2.0])

@@ -104,7 +104,7 @@ def test_value_and_gradient_are_those_of_the_formula(rng, penalty, penalty_uses,
 
 @BOTH
 @pytest.mark.parametrize("masked", [False, True])
-def test_all_else_is_batch_normalization(rng, masked):
+def test_all_but_the_penalty_is_batch_normalization(rng, masked):
     """Bit by bit: outputs, gradients of another loss, moving statistics, inference."""
     x = tf.constant(rng.normal(2.0, 3.0, (6, 5, 4)).astype(np.float32))
     mask = tf.constant(rng.random((6, 5)) > 0.4) if masked else None
@@ -122,13 +122,13 @@ def test_all_else_is_batch_normalization(rng, masked):
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
-def test_the_mean_term_of_updated_is_that_of_previous_times_the_square_of_momentum(penalty):
+def test_updated_mean_term_is_momentum_squared_times_previous(penalty):
     options = dict(penalty=penalty, mean_weight=1.0, variance_weight=0.0)
     updated, previous = (penalty_of(layer_with(penalty_uses=u, **options), X)[0] for u in TARGETS)
     np.testing.assert_allclose(updated, 0.95**2 * previous, rtol=1e-12)
 
 
-def test_equal_statistics_cost_nothing_and_have_no_gradient():
+def test_equal_statistics_have_no_penalty_and_no_gradient():
     _, mean, variance = oracles.moments(X)
     for penalty in PENALTIES:
         layer = layer_with(mean=mean[0], variance=variance[0], penalty=penalty)
@@ -147,7 +147,7 @@ def test_constant_single_and_empty_batches_are_finite(x, penalty):
         assert value == 0.0
 
 
-def test_a_batch_in_which_nothing_counts_adds_nothing():
+def test_a_fully_masked_batch_adds_nothing():
     layer = layer_with(penalty_uses="previous")
     value, gradient = penalty_of(layer, X, mask=np.zeros(4, bool))
     assert value == 0.0 and not gradient.any()
@@ -234,7 +234,7 @@ def padded_step(x, mask, dy):
 
 @BOTH
 @pytest.mark.parametrize("content", ["other", "nan", "inf"])
-def test_what_is_in_the_padding_changes_no_bit(rng, content):
+def test_content_of_padding_changes_nothing(rng, content):
     x, dy = rng.normal(size=(2, 5, 9, 3)).astype(np.float32)
     mask = np.arange(9) < np.array([[9], [4], [1], [0], [6]])
     filled = rng.normal(9.0, 50.0, x.shape) if content == "other" else float(content)
@@ -244,7 +244,7 @@ def test_what_is_in_the_padding_changes_no_bit(rng, content):
 
 
 @BOTH
-def test_how_much_padding_there_is_changes_rounding_only(rng):
+def test_amount_of_padding_changes_rounding_only(rng):
     x, dy = rng.normal(size=(2, 5, 40, 3)).astype(np.float32)
     mask = np.arange(40) < np.array([[9], [4], [1], [0], [6]])
     short = padded_step(x[:, :9], mask[:, :9], dy[:, :9])

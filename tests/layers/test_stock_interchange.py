@@ -100,7 +100,7 @@ def test_first_training_step_agrees_with_stock(rng):
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_leftovers_of_keras_2():
+def test_arguments_of_keras_2():
     config = keras_norms.BatchNormalization().get_config()
     with pytest.warns(UserWarning, match="`fused` is ignored"):
         keras_norms.BatchNormalization.from_config(config | {"fused": True})
@@ -111,7 +111,7 @@ def test_leftovers_of_keras_2():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rejects_what_is_another_layer_here(kind):
+def test_rejects_renorm_and_adjustment(kind):
     config = kind(name="norm").get_config()
     with pytest.raises(ValueError, match=r"is one of BatchRenormalization.*renorm=True.*'norm'"):
         kind.from_config(config | {"renorm": True, "renorm_clipping": None, "renorm_momentum": 0.9})

@@ -159,7 +159,7 @@ def test_all_replicas_fully_masked_leave_every_state(rng):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_groups_are_synchronized_on_their_own(rng, masked):
+def test_groups_are_synchronized_separately(rng, masked):
     x, dy = rng.normal(size=(8, 2, CHANNELS)), rng.normal(size=(8, 2, CHANNELS))
     mask = rng.integers(0, 2, (8, 2)).astype(np.float64) if masked else None
     results = run(4, "float64", x, dy, mask, [1, 4, 6], options=(("group_size", 2),))

@@ -62,7 +62,7 @@ def test_auto_is_native_where_every_visible_device_has_a_kernel(
         assert reason in str(caught.value)
 
 
-def test_status_says_what_the_library_is_for(machine):
+def test_status_describes_the_library(machine):
     machine(ABSENT, "CPU")
     assert keras_norms.native_status() == (False, ABSENT.reason, (), None, (), None)
     machine(CPU_ONLY, "CPU")
@@ -72,7 +72,7 @@ def test_status_says_what_the_library_is_for(machine):
 
 
 @pytest.mark.parametrize("switch", ["0", "false", "Off", "no"])
-def test_switched_off_it_is_not_even_looked_for(machine, monkeypatch, switch):
+def test_switched_off_it_is_not_loaded(machine, monkeypatch, switch):
     machine(WITH_CUDA, "CPU")
     monkeypatch.setenv("KERAS_NORMS_NATIVE", switch)
     monkeypatch.setattr(library, "load", lambda: pytest.fail("looked for the library"))

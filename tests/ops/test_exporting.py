@@ -106,7 +106,7 @@ def test_files_hold_no_operation_of_the_library(native, tmp_path, writer):
     assert files and not [path for path in files if b"KerasNorms>" in path.read_bytes()]
 
 
-def test_functions_that_run_replicas_hold_none_either(native, tmp_path):
+def test_functions_that_run_replicas_hold_no_operation_of_the_library(native, tmp_path):
     """They are traced by threads of the strategy, which do not know what for."""
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     module = tf.Module()

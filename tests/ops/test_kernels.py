@@ -171,7 +171,7 @@ def test_absent_terms_of_blend_are_zero(rng):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_an_invalid_value_of_weight_zero_is_read_as_the_center(rng, weighted):
+def test_nan_of_weight_zero_is_read_as_the_center(rng, weighted):
     v = rng.normal(size=(4, 3))
     u = rng.normal(size=(4, 3))
     weights = np.array([[1.0], [0.0], [2.0], [1.0]])
@@ -191,7 +191,7 @@ def test_an_invalid_value_of_weight_zero_is_read_as_the_center(rng, weighted):
         np.testing.assert_array_equal(got, expected)
 
 
-def test_a_valid_value_of_weight_zero_counts_nowhere_but_is_normalized(rng):
+def test_a_value_of_weight_zero_is_normalized_but_not_counted(rng):
     v = rng.normal(size=(3, 2))
     weights = np.array([[1.0], [0.0], [1.0]])
     count, mean, _ = kernels.moments(tf.constant(v), axis=1, weights=constant(weights))

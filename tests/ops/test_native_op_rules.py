@@ -142,7 +142,7 @@ def test_unknown_sizes_pass_and_known_ones_are_inferred(ops):
     assert shapes([None, None, None], 0) == [[1], [None], [None], [None, None, None]]
 
 
-def test_known_parts_of_two_activations_are_put_together(ops):
+def test_known_sizes_of_two_activations_are_merged(ops):
     specs = [tf.TensorSpec([None, 3, 4]), tf.TensorSpec([2, None, 4])]
 
     @tf.function(input_signature=specs)
@@ -163,7 +163,7 @@ def run(program, *arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_the_number_of_threads_changes_no_bit(ops):
+def test_results_do_not_depend_on_the_number_of_threads(ops):
     program = """
         import hashlib, json, sys
         import numpy as np, tensorflow as tf

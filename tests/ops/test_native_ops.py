@@ -151,7 +151,7 @@ def test_values(ops, rng, form, case, dtype, weighted):
 
 @pytest.mark.parametrize("offset, dtype", [(1e4, "float32"), (1e6, "float32"), (1e9, "float64")])
 @pytest.mark.parametrize("case", ["dense", "rgb_last", "rgb_first", "odd_last", "odd_first"])
-def test_values_far_from_zero_keep_their_digits(ops, rng, form, case, offset, dtype):
+def test_values_are_exact_far_from_zero(ops, rng, form, case, offset, dtype):
     shape, axis, segment_size = CASES[case]
     given = arguments(rng, shape, axis, segment_size, dtype, False, offset)
     given["u"] = tf.cast(rng.normal(size=shape), dtype)
@@ -234,7 +234,7 @@ def test_xla_on_the_cpu_calls_the_compiled_kernels_where_it_can(ops, native, for
         assert "reduce(" in on_gpu and "custom-call" not in on_gpu
 
 
-def test_blend_writes_over_an_input_that_nobody_needs(ops):
+def test_blend_reuses_the_memory_of_an_unneeded_input(ops):
     def address(tensor):
         # NumPy sees the memory of the tensor.
         where = tf.numpy_function(lambda array: np.int64(array.ctypes.data), [tensor], tf.int64)

@@ -30,7 +30,7 @@ def test_forward_mode_agrees_with_differences(mask):
 
 
 @pytest.mark.parametrize("segment_size", [None, 4])
-def test_an_operation_has_the_gradient_of_its_face(native, segment_size):
+def test_operations_have_the_gradients_of_the_kernels(native, segment_size):
     generator = np.random.default_rng(4)
     vectors = (2, 3) if segment_size else (3,)
     u, v = (tf.constant(generator.normal(size=(6, 3))) for _ in range(2))

@@ -48,18 +48,18 @@ def test_merging_any_split_equals_the_whole(cuts, offset, seed):
     np.testing.assert_allclose(moments.variance, variance, rtol=1e-12 + 1e-15 * offset)
 
 
-def test_a_part_without_values_changes_nothing_whatever_its_place():
+def test_empty_parts_change_nothing():
     for parts in ([X[:0], X], [X, X[:0]], [X[:0], X[:0], X]):
         np.testing.assert_allclose(merged(parts).variance, [9.5, 3.5], rtol=1e-15)
 
 
-def test_no_values_at_all_are_zeros():
+def test_no_values_give_zeros():
     for vector in merged([X[:0], X[:0]]):
         np.testing.assert_array_equal(vector, np.zeros(vector.shape))
 
 
 @pytest.mark.parametrize("count", [0.0, 3.0])
-def test_the_pullback_is_zero_where_nothing_counts(count):
+def test_the_pullback_is_zero_where_the_count_is_zero(count):
     statistics = Moments(*(tf.constant([v], tf.float64) for v in (1.0, 2.0, count)))
     gradients = Moments(*(tf.constant([v], tf.float64) for v in (6.0, 9.0, 1.0)))
     back = MOMENTS.pullback(

@@ -48,7 +48,7 @@ def test_unbiased_uses_the_count_where_it_is_above_one(count, factor):
 
 
 @pytest.mark.parametrize("mean, variance", [(np.nan, 1.0), (np.inf, 1.0), (0.0, np.nan)])
-def test_a_nonfinite_batch_is_left_out_as_a_whole(mean, variance):
+def test_a_nonfinite_batch_is_skipped(mean, variance):
     batch = ([mean, 5.0], [variance, 5.0], [4.0])
     kept = update(MovingAverage(0.5, 0.0, skip_nonfinite=True), [1.0, 1.0], [2.0, 2.0], batch)
     assert kept == [[1.0, 1.0], [2.0, 2.0]]
@@ -68,14 +68,14 @@ def test_max_update_bounds_mean_and_standard_deviation():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_max_update_leaves_out_channels_that_are_not_finite(bad):
+def test_max_update_skips_nonfinite_channels(bad):
     rule = MovingAverage(0.5, 0.0, max_update=2.0)
     updated = update(rule, [0.0, 0.0], [1.0, 1.0], ([bad, 1.0], [1.0, 3.0], [8.0]))
     assert updated == [[0.0, 0.5], [1.0, 2.0]]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_is_not_taken_over_cannot_spoil_the_state(bad):
+def test_skipped_values_do_not_reach_the_state(bad):
     spoiled = ([bad], [bad], [8.0])
     assert update(MovingAverage(1.0, 0.0), [1.0], [2.0], spoiled) == [[1.0], [2.0]]
     closed = update(MovingAverage(0.5, 0.0), [1.0], [2.0], spoiled, tf.constant(False))

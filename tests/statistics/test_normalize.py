@@ -138,7 +138,7 @@ def test_a_penalty_on_merged_statistics_reaches_the_input(rng, replicas):
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 4])
-def test_another_statistic_than_moments(rng, replicas):
+def test_a_statistic_other_than_moments(rng, replicas):
     x, dy = data(rng)
     gamma, beta = rng.normal(size=2), rng.normal(size=2)
 
@@ -157,7 +157,7 @@ def test_another_statistic_than_moments(rng, replicas):
 
 
 @pytest.mark.parametrize("replicas", [1, 4])
-def test_an_extra_rides_along_and_is_summed(rng, replicas):
+def test_an_extra_is_summed_over_replicas(rng, replicas):
     x, dy = data(rng)
     ones = np.ones(2)
 
