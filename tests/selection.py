@@ -18,7 +18,7 @@ import tensorflow as tf
 
 MARKS = {"full": (), "main_leg": ("main",), "each_tensorflow": ("main", "addons")}
 # A process that is left with one of these at the end would keep the others waiting.
-LONGEST = ("tests/native/", "tests/test_examples.py")
+LONGEST = ("tests/native/", "tests/test_examples.py", "tests/experiments/")
 # For what the implementation of the kernels matters to.
 BOTH = pytest.mark.usefixtures("implementation")
 
