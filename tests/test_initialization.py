@@ -34,7 +34,7 @@ def outputs_of(model, x):
     return {layer.name: np.asarray(v) for layer, v in zip(layers, values, strict=True)}
 
 
-def test_every_layer_sees_mean_0_and_deviation_1(x):
+def test_every_layer_sees_mean_0_and_standard_deviation_1(x):
     model = branching()
     strata = keras_norms.initialize_statistics(model, x, batch_size=8, verbose=0)
     assert [sorted(layer.name for layer in s) for s in strata] == [
@@ -47,7 +47,7 @@ def test_every_layer_sees_mean_0_and_deviation_1(x):
         np.testing.assert_allclose(value.std(0), 1.0, rtol=1e-3, err_msg=name)
 
 
-def test_statistics_are_exact_whatever_the_batches(x):
+def test_statistics_do_not_depend_on_the_batch_size(x):
     """Far from 0, with a short last batch."""
     x = x + np.float32(1e4)
     exact = x.astype(np.float64)
@@ -125,7 +125,7 @@ def test_several_inputs(x):
     np.testing.assert_allclose(model.get_layer("norm").statistics.mean, expected, rtol=1e-5)
 
 
-def test_a_constant_channel_gets_deviation_1():
+def test_a_constant_channel_gets_standard_deviation_1():
     model = keras.Sequential([keras.Input((2,)), NORM()])
     keras_norms.initialize_statistics(model, np.array([[5.0, 1.0], [5.0, 3.0]]), verbose=0)
     np.testing.assert_allclose(model.layers[0].statistics.stddev, [1.0, 1.0])
@@ -177,7 +177,7 @@ BAD_DATA = {
 
 
 @pytest.mark.parametrize("kind", BAD_DATA)
-def test_bad_data_leaves_the_model_as_it_was(x, kind):
+def test_bad_data_leaves_the_model_unchanged(x, kind):
     make, message = BAD_DATA[kind]
     model = branching()
     keras_norms.initialize_statistics(model, 2.0 * x, verbose=0)
@@ -201,7 +201,7 @@ def test_a_late_failure_undoes_earlier_strata(x):
         np.testing.assert_array_equal(was, now)
 
 
-def test_rejects_a_model_without_such_layers(x):
+def test_rejects_a_model_without_batchless_layers(x):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)], name="plain")
     with pytest.raises(ValueError, match="must run at least one .* Received: Sequential 'plain'"):
         keras_norms.initialize_statistics(model, x, verbose=0)
@@ -226,7 +226,7 @@ def test_rejects_a_layer_inside_a_loop(x):
 
 
 @pytest.mark.parametrize("model", [None, 3, "model"])
-def test_rejects_what_is_no_model(x, model):
+def test_rejects_other_objects_than_models(x, model):
     with pytest.raises(ValueError, match="initialize_statistics: `model` must be a Keras model"):
         keras_norms.initialize_statistics(model, x)
     with pytest.raises(ValueError, match="from_weight_decay: `model` must be a Keras model"):
@@ -259,7 +259,7 @@ def test_weight_decay_leaves_the_statistics_alone(x):
             assert np.any(was != now)
 
 
-def test_weight_decay_with_exclusions_of_the_users_own(x):
+def test_weight_decay_with_further_exclusions(x):
     """Keras forgets earlier ones, so they are said in the same call."""
     model = branching()
     optimizer = keras.optimizers.AdamW(1e-2, weight_decay=0.5)
@@ -275,7 +275,7 @@ def test_weight_decay_with_exclusions_of_the_users_own(x):
         assert same == (is_kept or not np.any(was))
 
 
-def test_weight_decay_refuses_what_has_none():
+def test_weight_decay_rejects_models_without_statistics():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)], name="plain")
     with pytest.raises(ValueError, match="must have a BatchlessNormalization that is built"):
         keras_norms.exclude_statistics_from_weight_decay(keras.optimizers.AdamW(), model)
@@ -283,7 +283,7 @@ def test_weight_decay_refuses_what_has_none():
         keras_norms.exclude_statistics_from_weight_decay(object(), branching())
 
 
-def test_weight_decay_says_that_it_may_be_late(x):
+def test_weight_decay_warns_after_the_optimizer_is_built(x):
     """A step that is traced goes on as before; Keras 2 refuses, Keras 3 does not."""
     model = branching()
     optimizer = keras.optimizers.AdamW(1e-2, weight_decay=0.5)
