@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from typing import Any
 
 from keras_norms.arguments import is_number
 from keras_norms.diagnostics.statistics_reference import (
@@ -87,7 +88,8 @@ class StatisticsDrift(keras.callbacks.Callback):
         self.tolerated = tolerated
         self.history = []
         self._batches = InputBatches(data, batch_size, steps, CALLER)
-        self._statistics, self._compared, self._warned = None, None, False
+        self._statistics: Any = None
+        self._compared, self._warned = None, False
 
     def on_train_begin(self, logs=None):
         self._check()

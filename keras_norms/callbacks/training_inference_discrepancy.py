@@ -161,7 +161,8 @@ class TrainingInferenceDiscrepancy(Readings):
             has_moved.append(tf.reduce_any(tf.stack(old) != tf.stack(new)))
             batch, old, new = (mean_and_variance(layer, s) for s in (entered, old, new))
             ratios.append(ratios_of_norms(*batch, *old))
-            by_channel.append(ratios_by_channel(*batch, *new, layer.epsilon))
+            moments = *batch, *new, layer.epsilon
+            by_channel.append(ratios_by_channel(*moments))
         return tf.convert_to_tensor(ratios), by_channel, has_moved
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import sys
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -37,7 +38,7 @@ def _sentence(error):
 def _inspect(options):
     _check(options)
     path = options.reference or StatisticsReference.beside(options.model)
-    reference = None if options.record else _load_reference(path, options.model)
+    reference: Any = None if options.record else _load_reference(path, options.model)
     if options.module:
         sys.path.insert(0, "")  # As `python -m` does: the folder that the command is called in.
         with contextlib.redirect_stdout(sys.stderr):  # What it prints is no part of our JSON.

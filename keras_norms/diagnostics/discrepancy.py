@@ -1,6 +1,6 @@
 """How far the statistics of batches are from those that inference uses."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -90,11 +90,11 @@ def training_inference_discrepancy(model, data, *, batch_size=32, steps=None, ve
     moving = {
         layer: mean_and_variance(layer, stored_statistics(layer)) for layer in layers.values()
     }
-    order = []
+    order: list[Any] = []
 
     def compute(calls):
         order[:] = list(dict.fromkeys(call.layer for call in calls))
-        parts = {layer: [] for layer in order}
+        parts: dict[Any, list] = {layer: [] for layer in order}
         for call in calls:
             parts[call.layer].append(_sums_over_batches(call, *moving[call.layer]))
         return [[tf.add_n(values) for values in zip(*parts[layer], strict=True)] for layer in order]
@@ -102,7 +102,7 @@ def training_inference_discrepancy(model, data, *, batch_size=32, steps=None, ve
     remedy = "Measure a model without it."
     run = ObservedModel(model, list(moving), compute, training=True, owner=CALLER, remedy=remedy)
     progress = keras.utils.Progbar(batches.size, verbose=verbose, unit_name="batch")
-    totals = None
+    totals: Any = None  # At least one batch is there.
     for sums in run.over(batches, progress):
         totals = sums if totals is None else tf.nest.map_structure(tf.add, totals, sums)
     names = {layer: name for name, layer in layers.items()}

@@ -28,7 +28,7 @@ def divergence(measure, mean, variance, reference_mean, reference_variance):
 
 
 def _is_count(value):
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
 class ChannelDrift(NamedTuple):

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from typing import Any
 
 import tensorflow as tf
 
@@ -33,7 +34,7 @@ def argument_names(layer_class):
     They are read off the signatures, so that an argument stands once. Classes that users derive
     have their own `get_config`.
     """
-    names = {}
+    names: dict[str, None] = {}
     for parent in reversed(layer_class.__mro__):
         if parent.__module__.startswith("keras_norms."):
             parameters = list(inspect.signature(parent.__init__).parameters.values())[1:]
@@ -84,10 +85,9 @@ class ChannelNormalization(keras.layers.Layer):
                     f"weights. Received: input_shape={tuple(input_shape)}, axis={self.axis}."
                 )
         self._check_build(axes)
+        shape = tuple(n if a in axes else 1 for a, n in enumerate(input_shape))
         if len(axes) == 1:
             shape = (input_shape[axes[0]],)
-        else:
-            shape = tuple(n if a in axes else 1 for a, n in enumerate(input_shape))
         self.gamma = self.beta = None
         if self.scale:
             self.gamma = add_parameter(
@@ -161,7 +161,8 @@ class ChannelNormalization(keras.layers.Layer):
 
     def get_config(self):
         config = super().get_config()
-        for name in argument_names(type(self)):
+        layer_class: Any = type(self)  # Classes are hashable, which mypy does not see.
+        for name in argument_names(layer_class):
             value = getattr(self, name)
             config[name] = SERIALIZE.get(name.rpartition("_")[2], as_config)(value)
         return config

@@ -40,7 +40,7 @@ class ActivationStatistics:
     def collect(self, batches, verbose=0, progress=None):
         """Returns `{layer name: (counts, means, sums of squares)}`, each `[batches, channels]`."""
         progress = progress or keras.utils.Progbar(batches.size, verbose=verbose, unit_name="batch")
-        found = {}
+        found: dict[str, list] = {}
         for moments in self._run.over(batches, progress):
             for layer, parts in zip(self._order, moments, strict=True):
                 found.setdefault(self._names[layer], []).append(parts)

@@ -78,12 +78,12 @@ def _strata(model, layers, batch):
 
     def trace(calls):
         """Follows, operation by operation, which layers a value depends on."""
-        own = {}
+        own: dict[str, frozenset] = {}
         for call in calls:
             name = call.outputs.op.name
             own[name] = own.get(name, frozenset()) | {call.layer}
-        depends = {}
-        nothing = frozenset()
+        depends: dict[str, frozenset] = {}
+        nothing: frozenset = frozenset()
         for op in tf.compat.v1.get_default_graph().get_operations():
             inputs = (depends.get(tensor.op.name, nothing) for tensor in op.inputs)
             depends[op.name] = own.get(op.name, nothing).union(*inputs)
@@ -100,7 +100,8 @@ def _strata(model, layers, batch):
             f"{CALLER}: the model must run at least one BatchlessNormalization layer. "
             f"Received: {type(model).__name__} '{model.name}' without."
         )
-    strata, done = [], set()
+    strata: list[list] = []
+    done: set = set()
     while len(done) < len(needs):
         left = [layer for layer in needs if layer not in done]
         # Shared layers may depend on each other in a circle: then the first to run goes first.

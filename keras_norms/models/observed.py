@@ -29,7 +29,8 @@ class ObservedModel:
         self._model, self._layers, self._compute = model, layers, compute
         self._training, self._owner, self._remedy = training, owner, remedy
         self._function = tf.function(self._run, autograph=False)
-        self._specs = self._concrete = None
+        self._specs: Any = None
+        self._concrete: Any = None
 
     def _run(self, batch, *arguments):
         with observed(self._layers) as calls:

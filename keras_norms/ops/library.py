@@ -19,7 +19,7 @@ from keras_norms.version import __version__
 
 PACKAGE_FOLDER = Path(__file__).parent / "_native"
 # What `_native.json` says besides the two versions.
-_DESCRIBED = {
+_DESCRIBED: dict[str, Any] = {
     "xla": str,
     "cuda_runtime": (int, type(None)),
     "cuda_architectures": list,

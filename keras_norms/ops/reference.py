@@ -13,6 +13,8 @@ A position of weight 0 that holds NaN or Inf is read as the center everywhere.
 With `weighted=False` that rule is all that the weights are used for.
 """
 
+from typing import Any
+
 import tensorflow as tf
 
 from keras_norms.ops.layout import expand_vector
@@ -58,7 +60,7 @@ def sums(operands):
     dtype = _compute_dtype(like)
     high, low = _split(operands.center, dtype)
     centred = None if v is None else _centred(v, high, axis, weights, segment_size)
-    values = centred if u is None else tf.cast(u, dtype)
+    values: Any = centred if u is None else tf.cast(u, dtype)
     weighed = values * tf.cast(weights, dtype) if operands.weighted else values
     sum_u = total_of(weighed, axis, segment_size)
     if v is None:

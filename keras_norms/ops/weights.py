@@ -51,8 +51,8 @@ def _full_rank_shape(mask, x, axes, owner):
     """The mask's shape spread over the axes of `x`, 1 where it says nothing."""
     rank, mask_rank = x.shape.rank, mask.shape.rank
     rows = [a for a in range(rank) if a not in axes]
-    sizes, mask_sizes = x.shape.as_list(), mask.shape.as_list() if mask_rank is not None else None
-    readings = []
+    sizes, mask_sizes = x.shape.as_list(), mask.shape.as_list() if mask_rank is not None else []
+    readings: list[list[int]] = []
     if mask_rank == rank and all(mask_sizes[a] == 1 for a in axes):
         readings.append(list(range(rank)))
     elif mask_rank is not None and 0 < mask_rank <= len(rows):
