@@ -17,6 +17,12 @@ def parameter(name, *values, plain=(), variant=pytest.mark.main_leg):
 
 EVERY_ROW = [parameter(name) for name in ROWS]
 
+# Plain rows, and those in which replicas compute what one does; to train on replicas takes seconds.
+ON_REPLICAS = [
+    parameter(name, variant=pytest.mark.main_leg if row.counts_all_replicas else pytest.mark.full)
+    for name, row in ROWS.items()
+]
+
 # Every row on the compiled library, plain ones on the reference too.
 ON_BOTH = pytest.mark.parametrize(
     "row, implementation",

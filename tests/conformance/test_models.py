@@ -166,6 +166,7 @@ def test_masking_layer_before_channels_first(rng):
     oracles.assert_close(tf.convert_to_tensor(layer.moving_mean), expected, "float32")
 
 
+@pytest.mark.parametrize("row", rows.ON_REPLICAS, indirect=True)
 def test_fit_on_replicas(row, batch, trained):
     """On 4: finite, and as on one device where the statistics are of all samples."""
     with strategies.mirrored(4).scope():

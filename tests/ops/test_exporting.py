@@ -47,7 +47,7 @@ if not IS_KERAS_3:
     WRITERS["save"] = lambda model, path: model.save(path)
 
 
-@pytest.fixture(params=["one", "mirrored"])
+@pytest.fixture(params=["one", pytest.param("mirrored", marks=pytest.mark.main_leg)])
 def strategy(request):
     cpu = tf.config.list_logical_devices("CPU")[0].name
     one = tf.distribute.get_strategy()

@@ -223,6 +223,7 @@ GRADIENT_CASES = {
 @pytest.mark.parametrize("options", GRADIENT_CASES.values(), ids=GRADIENT_CASES)
 @pytest.mark.parametrize("kernel", ["moments", "sums", "scaled", "deviations", "blend"])
 @pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.main_leg
 def test_gradients_against_differences(rng, kernel, options, order):
     """Order 2 differentiates a function of all first-order gradients."""
     shape, axis = (3, 2, 2), 2
