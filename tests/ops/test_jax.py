@@ -16,6 +16,7 @@ import pytest
 from tests import oracles
 
 jax = pytest.importorskip("jax", reason="JAX is installed for the tests of the main leg only.")
+pytestmark = pytest.mark.main_leg
 jnp = jax.numpy
 EPSILON = 1e-3
 SOURCES = pathlib.Path(__file__).parents[2] / "custom_ops"
