@@ -50,13 +50,13 @@ def moments_gradient(x, values, gradients, *, axis, weights, segment_size):
     )
 
 
-def sums(**operands):
+def sums(**named):
     """Returns `sum w u` and, where `v` is given, `sum w u (v - center)`, else None.
 
     Without `u`, `u` is `v - center`. With `scale`, a third result is `y = scale u`, without `u`
     `y = scale (v - center) + shift`, from the same pass and without `w`.
     """
-    operands = Operands(**operands)
+    operands = Operands(**named)
     if kernels_in_use().has_gradient(operands):
         return kernels_in_use().sums(operands)
 
@@ -92,9 +92,9 @@ def sums_gradient(operands, of_sum, of_product=None, dy=None):
     return gradients
 
 
-def blend(**operands):
+def blend(**named):
     """Returns `a u + w (b (v - center) + c)` in the dtype of `v`; each term is optional."""
-    operands = Operands(**operands)
+    operands = Operands(**named)
     if kernels_in_use().has_gradient(operands):
         return kernels_in_use().blend(operands)
     return _with_gradient(lambda here: kernels_in_use().blend(here), blend_gradient, operands)
