@@ -6,6 +6,8 @@ The package follows `tf.keras`: Keras 3, or Keras 2 with TensorFlow 2.15 or with
 
 import contextlib
 import threading
+from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -51,11 +53,22 @@ def check_may_build(owner):
         )
 
 
-class _LossesOfThread(threading.local):
-    """What Keras 3 does with a layer's list of losses, for each thread apart."""
+class LossWhenRead(NamedTuple):
+    """A loss that is formed anew, by `read(value)`, each time it is read."""
 
-    def __init__(self):
-        self.losses = []
+    value: tf.Tensor
+    read: Callable
+
+
+def read_loss(loss):
+    return loss.read(loss.value) if isinstance(loss, LossWhenRead) else loss
+
+
+class _Losses:
+    """What Keras does with a layer's list of losses, some of which are `LossWhenRead`."""
+
+    def __init__(self, losses):
+        self.losses = losses
 
     def extend(self, losses):
         self.losses.extend(losses)
@@ -64,28 +77,59 @@ class _LossesOfThread(threading.local):
         self.losses.clear()
 
     def __getitem__(self, key):
-        return self.losses[key]
+        found = self.losses[key]
+        return list(map(read_loss, found)) if isinstance(key, slice) else read_loss(found)
 
     def __iter__(self):
-        return iter(self.losses)
+        return map(read_loss, self.losses)
 
     def __len__(self):
         return len(self.losses)
+
+
+class _LossesOfThread(_Losses, threading.local):
+    """The same for each thread apart."""
+
+    def __init__(self):
+        super().__init__([])
 
     def __reduce__(self):
         return _LossesOfThread, ()  # A copy of a layer has no losses yet.
 
 
-def keep_losses_per_thread(layer):
-    """Gives each replica its own list of this layer's `add_loss`, as Keras 2 does.
+class LayerWithLosses(keras.layers.Layer):
+    """A layer each of whose losses counts once on replicas, and may be a `LossWhenRead`.
 
-    Replicas are threads that share the layer object. One that waits for the others in the middle of
-    a model, in a collective or where a dropout layer draws, would find that they have emptied and
-    filled the list that Keras 3 has for all of them: losses are lost, and others counted twice.
-    There is no public way to say so; tests/layers/test_losses_of_replicas.py shows both.
+    Keras has no public way for either.
     """
-    if IS_KERAS_3:
-        layer._losses = _LossesOfThread()
+
+    def __init__(self, **kwargs):
+        """Gives each replica its own list of this layer's `add_loss`, as Keras 2 does.
+
+        Replicas are threads that share the layer object. One that waits for the others in the
+        middle of a model, in a collective or where a dropout layer draws, would find that they
+        have emptied and filled the list that Keras 3 has for all of them: losses are lost, and
+        others counted twice; tests/layers/test_losses_of_replicas.py shows both.
+        """
+        super().__init__(**kwargs)
+        if IS_KERAS_3:
+            self._losses = _LossesOfThread()
+
+    if not IS_KERAS_3:
+
+        @keras.layers.Layer._eager_losses.getter
+        def _eager_losses(self):
+            return _Losses(keras.layers.Layer._eager_losses.fget(self))
+
+
+def add_loss_when_read(layer, loss):
+    """Adds a `LossWhenRead`. Returns False where Keras keeps losses outside the layer."""
+    layer.add_loss(loss.value)
+    kept = (layer._losses if IS_KERAS_3 else layer._eager_losses).losses
+    if not kept or kept[-1] is not loss.value:
+        return False
+    kept[-1] = loss
+    return True
 
 
 def nested_layers(model):

@@ -22,7 +22,15 @@ ROOMS = (
 )
 LEVELS = {name: 1 + level for level, room in enumerate(ROOMS) for name in room}
 LEVELS |= dict.fromkeys(GROUND, 0)
-SHARED_BY_LAYERS = {"advice", "base", "channels", "inputs", "rules", "stock_config"}
+SHARED_BY_LAYERS = {
+    "advice",
+    "base",
+    "channels",
+    "inputs",
+    "rematerialization",
+    "rules",
+    "stock_config",
+}
 
 
 def modules():

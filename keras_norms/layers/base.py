@@ -12,6 +12,7 @@ from keras_norms.keras_api import add_moving_statistic, add_step, check_may_buil
 from keras_norms.layers.advice import has_single_values, warn_of_single_values
 from keras_norms.layers.channels import ChannelNormalization, Untracked, argument_names
 from keras_norms.layers.inputs import static_if_possible
+from keras_norms.layers.rematerialization import run_of
 from keras_norms.layers.rules import check_arguments, check_batch_options
 from keras_norms.layers.stock_config import stock_config
 from keras_norms.ops.kernels import blend
@@ -83,12 +84,14 @@ class BatchNormalizationBase(ChannelNormalization):
     def call(self, inputs, training=None, mask=None):
         x, weights, axis, restore = self._viewed(inputs, mask)
         training = static_if_possible(training, self._owner) if self.trainable else False
-        state, parameters = self._read_state(), self._read_parameters()
+        parameters = self._read_parameters()
         if training is False:
-            scale, center, shift = self._inference_affine(state, **parameters)
+            scale, center, shift = self._inference_affine(self._read_state(), **parameters)
             return restore(blend(v=x, b=scale, c=shift, center=center, axis=axis, weights=weights))
         enabled = None if training is True else training
         self._advise(x.shape.as_list(), axis)
+        run = run_of(self, self._owner)
+        state = run.once(self._read_state)
         y, statistics, extras = normalize_batch(
             x,
             self._transform(self._prepare(state), enabled, may_be_empty=weights is not None),
@@ -99,8 +102,8 @@ class BatchNormalizationBase(ChannelNormalization):
             segment_size=self.virtual_batch_size,
             group=self._group(),
         )
-        updated = self._update(state, statistics, enabled)
-        self._use_extras(state, updated, statistics, extras, enabled)
+        updated = run.once(self._update, state, statistics, enabled)
+        self._use_extras(run, state, updated, statistics, extras, enabled)
         return restore(y)
 
     @property
@@ -129,8 +132,9 @@ class BatchNormalizationBase(ChannelNormalization):
         """The state as `_affine` wants it. Computed once, while `_affine` runs twice."""
         return state
 
-    def _use_extras(self, state, updated, statistics, extras, enabled):
-        """Takes what `_affine` returned beyond the vectors, for a loss or a metric."""
+    def _use_extras(self, run, state, updated, statistics, extras, enabled):
+        """Takes what `_affine` returned beyond the vectors, for a loss or a metric of the `Run`."""
+        del run, state, updated, statistics, extras, enabled  # AutoGraph wants a statement.
 
     # The mechanism.
 

@@ -30,6 +30,11 @@ class BatchNormalization(BatchNormalizationBase):
     NaN or Inf it is read as the mean, so that `y = beta` there and no NaN spreads. A batch in
     which nothing counts is normalized as in inference and leaves the moving statistics alone.
 
+    In a block that the backward pass recomputes (`tf.recompute_grad`, `keras.remat`,
+    `keras.RematScope`) the moving statistics are updated once, and gradients are those without
+    recomputation. The block must call the layer directly, not in a `tf.function`, `tf.cond` or
+    loop inside the block; a `tf.function` that was traced before cannot be noticed there.
+
     Args:
         axis: the channel axis, or a list of axes. Lists keep one mean per combination; axes apart
             from each other cost a transposition. Defaults to `-1`.

@@ -137,12 +137,15 @@ class BatchRenormalization(BatchNormalizationBase):
         ]
         return scale, statistics.mean, shift, *shares
 
-    def _use_extras(self, state, updated, statistics, extras, enabled):
+    def _use_extras(self, run, state, updated, statistics, extras, enabled):
         if self.clipping_metrics:
-            counts = tf.reduce_any(statistics.count > 0.0)
-            weight = tf.cast(counts if enabled is None else counts & enabled, tf.float32)
-            for metric, share in zip((self.r_clipped, self.d_clipped), extras, strict=True):
-                metric.update_state(tf.cast(share, tf.float32), sample_weight=weight)
+            run.once(self._update_metrics, statistics, extras, enabled)
+
+    def _update_metrics(self, statistics, shares, enabled):
+        counts = tf.reduce_any(statistics.count > 0.0)
+        weight = tf.cast(counts if enabled is None else counts & enabled, tf.float32)
+        for metric, share in zip((self.r_clipped, self.d_clipped), shares, strict=True):
+            metric.update_state(tf.cast(share, tf.float32), sample_weight=weight)
 
     @classmethod
     def from_config(cls, config):

@@ -1,19 +1,17 @@
 """Batchless Normalization: the statistics are parameters, and every instance stands alone."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from keras_norms.keras_api import (
-    add_moving_statistic,
-    add_parameter,
-    keep_losses_per_thread,
-    keras,
-)
+from keras_norms.arguments import require
+from keras_norms.keras_api import add_moving_statistic, add_parameter, keras
 from keras_norms.layers.advice import warn_of_initial_statistics
 from keras_norms.layers.channels import ChannelNormalization, argument_names
 from keras_norms.layers.inputs import static_if_possible
+from keras_norms.layers.rematerialization import run_of
 from keras_norms.layers.rules import check_arguments, check_choice
 from keras_norms.ops.kernels import blend
 from keras_norms.statistics.given import normalize_given
@@ -155,7 +153,6 @@ class BatchlessNormalization(ChannelNormalization):
         defaults = keras.initializers.Zeros, keras.initializers.Ones
         chosen = self.mean_initializer, self.stddev_initializer
         self._may_be_initial = all(map(isinstance, chosen, defaults))
-        keep_losses_per_thread(self)
 
     def _add_state(self, shape):
         def initial_mean(shape, dtype=None):
@@ -179,15 +176,27 @@ class BatchlessNormalization(ChannelNormalization):
     def call(self, inputs, training=None, mask=None):
         x, weights, axis, restore = self._viewed(inputs, mask)
         training = static_if_possible(training, self._owner) if self.trainable else False
-        mean, stored = (self._multiplied(self._vector(v)) for v in self.statistics_weights)
-        inverse_stddev = self._stddev_rule.inverse(stored, self.epsilon)
+        mean, stored, inverse_stddev = self._read_statistics()
         scale, center, shift = self._affine(mean, inverse_stddev, **self._read_parameters())
         if training is False:
             return restore(blend(v=x, b=scale, c=shift, center=center, axis=axis, weights=weights))
         self._advise()
         y, deviations = normalize_given(x, scale, center, shift, axis=axis, weights=weights)
-        self._follow(deviations, mean, stored, inverse_stddev, enabled=training)
+        # Where a mask leaves nothing there is nothing to follow.
+        use = deviations.count > 0.0
+        use = use if training is True else tf.logical_and(use, training)
+        run = run_of(self, self._owner)
+        loss_of = functools.partial(self._loss, deviations, center, use)
+        loss, second_moment = loss_of(mean, stored, inverse_stddev)
+        run.add_loss(loss, anew=lambda: loss_of(*self._read_statistics())[0])
+        if self.monitor is not None:
+            run.once(self._update_monitor, second_moment, use)
         return restore(y)
+
+    def _read_statistics(self):
+        """The mean, what is stored for the standard deviation, and its inverse."""
+        mean, stored = (self._multiplied(self._vector(v)) for v in self.statistics_weights)
+        return mean, stored, self._stddev_rule.inverse(stored, self.epsilon)
 
     @property
     def statistics_weights(self):
@@ -214,10 +223,8 @@ class BatchlessNormalization(ChannelNormalization):
                 is not above 0 (for `"abs"`, above epsilon), they do not have the size of the
                 weights, or the layer is not built. Nothing is set then.
         """
-        if not self.built:
-            raise ValueError(
-                f"{self._owner}: a layer must be built to have statistics. Received: built=False."
-            )
+        rule = "a layer must be built to have statistics"
+        require(self.built, self._owner, rule, built=self.built)
         given = [np.asarray(value, np.float64) for value in (mean, stddev)]
         if any(value.size != np.prod(self.mean.shape) for value in given):
             raise ValueError(
@@ -256,31 +263,23 @@ class BatchlessNormalization(ChannelNormalization):
         scale = tf.stop_gradient(inverse_stddev)
         return scale if gamma is None else gamma * scale, tf.stop_gradient(mean), beta
 
-    def _follow(self, deviations, mean, stored, inverse_stddev, enabled):
-        """Adds the loss that moves the statistics, and updates the monitor."""
-        count, total, squares = deviations
-        # In z the deviations are constants, taken from where the mean is now.
-        offset = tf.cast(mean - tf.stop_gradient(mean), tf.float64)
-        mean_square = (
-            tf.math.divide_no_nan(squares, count)
-            - 2.0 * offset * tf.math.divide_no_nan(total, count)
-            + tf.square(offset)
-        )
+    def _loss(self, deviations, center, use, mean, stored, inverse_stddev):
+        """The loss that moves the statistics, and `E[z^2]` of each channel."""
+        mean_square = deviations.mean_square(tf.cast(mean - center, tf.float64))
         second_moment = mean_square * tf.square(tf.cast(inverse_stddev, tf.float64))
         log_stddev = tf.cast(self._stddev_rule.log(stored, self.epsilon), tf.float64)
         nll = log_stddev + 0.5 * second_moment
-        # Where a mask leaves nothing there is nothing to follow.
-        use = count > 0.0 if enabled is True else tf.logical_and(count > 0.0, enabled)
         nll = tf.reduce_mean(tf.where(use, nll, tf.zeros_like(nll)))
         loss = tf.cast(self.nll_weight * (nll - tf.stop_gradient(nll)), mean.dtype)
-        self.add_loss(loss)
-        if self.monitor is not None:
-            # Channels without a count keep what there was.
-            old = tf.convert_to_tensor(self.second_moment)
-            new = tf.reduce_mean(tf.where(use, tf.cast(second_moment, old.dtype), old))
-            mixed = self.monitor * old + (1.0 - self.monitor) * new
-            # A batch that is not finite shows, but not for ever.
-            self.second_moment.assign(tf.where(tf.math.is_finite(old), mixed, new))
+        return loss, second_moment
+
+    def _update_monitor(self, second_moment, use):
+        # Channels without a count keep what there was.
+        old = tf.convert_to_tensor(self.second_moment)
+        new = tf.reduce_mean(tf.where(use, tf.cast(second_moment, old.dtype), old))
+        mixed = self.monitor * old + (1.0 - self.monitor) * new
+        # A batch that is not finite shows, but not for ever.
+        self.second_moment.assign(tf.where(tf.math.is_finite(old), mixed, new))
 
     @property
     def _stddev_rule(self):

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_norms.keras_api import add_parameter, check_backend, keras
+from keras_norms.keras_api import LayerWithLosses, add_parameter, check_backend, keras
 from keras_norms.layers.inputs import real_tensor
 from keras_norms.layers.rules import check_arguments
 from keras_norms.ops.layout import ChannelView, canonical_axes
@@ -42,7 +42,7 @@ def argument_names(layer_class):
     return tuple(names)
 
 
-class ChannelNormalization(keras.layers.Layer):
+class ChannelNormalization(LayerWithLosses):
     """`y = scale * (x - center) + shift` per channel, with gamma and beta in scale and shift."""
 
     def __init__(
@@ -112,6 +112,13 @@ class ChannelNormalization(keras.layers.Layer):
             ndim=len(input_shape), axes={a: input_shape[a] for a in axes}
         )
         self.built = True
+
+    def rematerialized_call(self, layer_call, *args, **kwargs):
+        """The call that `keras.RematScope` makes: the plain one.
+
+        The layer keeps nothing for its gradient but the input. To recompute it saves no memory.
+        """
+        return layer_call
 
     def _check_build(self, axes):
         """Raises if the layer cannot be built for these channel axes."""

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_norms.arguments import is_number, require
-from keras_norms.keras_api import keep_losses_per_thread, keras
+from keras_norms.keras_api import keras
 from keras_norms.layers.base import BatchNormalizationBase
 from keras_norms.layers.rules import check_choice
 from keras_norms.schedules import schedule_or_number, value_at
@@ -44,6 +44,10 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
 
     In a custom loop add `model.losses` to the loss; on several replicas each has the whole
     penalty, and all is divided by their number, as Keras does in `fit`.
+
+    Where the backward pass recomputes a block with the layer (`tf.recompute_grad`), it runs the
+    block once more for the gradient of the penalty. A block that returns `layer.losses` with its
+    outputs, to be added to the loss instead of `model.losses`, does without.
 
     Args:
         axis: see `BatchNormalization`, as for all but these. Defaults to `-1`.
@@ -107,7 +111,6 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
             require(weight != np.inf, self._owner, f"`{name}` must be finite", **{name: weight})
         check_choice(self, "penalty", PENALTIES, self._owner)
         check_choice(self, "penalty_uses", TARGETS, self._owner)
-        keep_losses_per_thread(self)
 
     @staticmethod
     def weight_of_token_sum(weight, tokens):
@@ -146,7 +149,7 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
         vectors = super()._affine(state, statistics, gamma, beta)
         return (*vectors, statistics.mean, statistics.variance) if self._has_penalty else vectors
 
-    def _use_extras(self, state, updated, statistics, extras, enabled):
+    def _use_extras(self, run, state, updated, statistics, extras, enabled):
         if not self._has_penalty:
             return
         mean, variance = extras
@@ -164,7 +167,7 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
         if self.virtual_batch_size is not None:
             total = tf.reduce_sum(statistics.count, 0)
             penalty = penalty * tf.math.divide_no_nan(statistics.count, total)
-        self.add_loss(tf.cast(tf.reduce_sum(penalty), self.moving_mean.dtype))
+        run.add_loss(tf.cast(tf.reduce_sum(penalty), self.moving_mean.dtype))
 
     def _spread_gap(self, variance, moving_variance):
         if self.penalty == "variance_l1":

@@ -23,6 +23,14 @@ class Deviations(NamedTuple):
     sum: tf.Tensor
     sum_of_squares: tf.Tensor
 
+    def mean_square(self, offset):
+        """`E[(x - center - offset)^2]`, with a gradient to the offset."""
+        return (
+            tf.math.divide_no_nan(self.sum_of_squares, self.count)
+            - 2.0 * offset * tf.math.divide_no_nan(self.sum, self.count)
+            + tf.square(offset)
+        )
+
 
 def normalize_given(x, scale, center, shift=None, *, axis=-1, weights=None):
     """Returns `y = scale * (x - center) + shift` and the `Deviations` of `x` from the centre.
