@@ -1,15 +1,16 @@
-"""Files that are there as a whole or not at all."""
+"""Atomic file writes."""
 
 import os
 import pathlib
-import tempfile
+import secrets
 
 
 def write_whole(path, content):
-    """Writes bytes beside the path, and then in its place.
+    """Writes bytes beside the path and then renames them into place, so nobody sees half a file.
 
     Raises:
-        OSError: if there is something else than a file that may be written, or no folder for it.
+        OSError: if the path cannot be written: a folder, a file that may not be changed, or a
+            missing folder.
     """
     if os.fspath(path).endswith(os.sep):
         raise IsADirectoryError(f"{path} is a folder, not a file.")
@@ -20,24 +21,19 @@ def write_whole(path, content):
         raise FileNotFoundError(f"there is no folder {path.parent}.")
     if os.path.lexists(path) and not path.is_file():
         raise FileExistsError(f"{path} is no file that can be replaced.")
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
+    mode = path.stat().st_mode & 0o777 if path.exists() else None
     # The first holds for the superuser too, whom the second allows everything.
-    if path.exists() and not (mode & 0o222 and os.access(path, os.W_OK)):
+    if mode is not None and not (mode & 0o222 and os.access(path, os.W_OK)):
         raise PermissionError(f"{path} may not be written.")
     # A short name of its own, since that of the path may be as long as names can be.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    with open(temporary, "xb") as file:
+        try:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)  # Before there is anything to read.
             file.write(content)
-        os.chmod(temporary, mode)  # mkstemp lets nobody else read.
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask():
-    """Which can only be read by setting it."""
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return umask
+            file.flush()
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
