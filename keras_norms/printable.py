@@ -1,0 +1,16 @@
+"""Text from a file, made fit for a terminal."""
+
+
+def printable(text):
+    r"""Text in which what steers a terminal, or is not seen, is spelled out.
+
+    A name in a model file may hold anything: colours, the title of the window, a return that
+    overwrites the line, letters that run from right to left. Use it wherever such text is printed
+    or raised.
+
+    >>> printable("norm\x1b[2J\u202e")
+    'norm\\x1b[2J\\u202e'
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
+    )
