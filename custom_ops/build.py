@@ -1,19 +1,16 @@
 """Builds the compiled library for the installed TensorFlow, into one folder.
 
-    _native.so       CPU kernels, TensorFlow operations, XLA
-    _native_cuda.so  the same operations on a GPU; only where nvcc is found
-    _native.json     what the two were built for; the loader reads it before it loads them
+    _native-<hash>.so       CPU kernels, TensorFlow operations, XLA
+    _native_cuda-<hash>.so  the same operations on a GPU; only where nvcc is found
+    _native.json            what the two were built for; the loader reads it before it loads them
 
 Files that include TensorFlow are compiled with its own flags and for its least processor. The
 kernels include nothing of it, so they are compiled once for each level of the processor.
 """
 
-import json
 import os
 import platform
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +23,7 @@ from .compiler import (
     find_tool,
     hash_sources,
 )
+from .output_folder import building, publish
 
 # Each is a namespace in `kernels/cpu/*_cpu.cc`; `dispatch.cc` picks one when the program runs.
 # They are linked in this order: of an inline function that several define, the linker keeps the
@@ -52,14 +50,15 @@ def build(output, version, *, cuda="auto", report=print):
     """Builds the library into the folder `output` and returns what `_native.json` says.
 
     Args:
-        output: the folder; files of an earlier build there are replaced.
+        output: the folder; files of an earlier build there are replaced, in one moment.
         version: the version of keras_norms.
         cuda: `"auto"` builds for CUDA if that is possible, `"require"` fails otherwise, `"skip"`
             builds for the CPU only.
         report: called with one line for each file.
 
     Raises:
-        BuildError: without TensorFlow or a compiler, or where a file does not compile.
+        BuildError: without TensorFlow or a compiler, where a file does not compile, or the folder
+            cannot be written.
     """
     output, tensorflow = Path(output), installed_tensorflow()
     compiler = find_tool("CXX", "g++", "c++", "clang++")
@@ -74,26 +73,24 @@ def build(output, version, *, cuda="auto", report=print):
         "compiler": compiler.version,
         "sources": hash_sources(),
     }
-    output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".building-", dir=output) as scratch:
-        workshop = Workshop(_objects_folder(scratch), report)
-        made = {"_native.so": _build_host(workshop, compiler, tensorflow)}
-        if cuda != "skip":
-            try:
-                nvcc = _find_nvcc()
-                runtime, architectures = _cuda_runtime(nvcc), _cuda_architectures()
-                made["_native_cuda.so"] = _build_cuda(workshop, nvcc, compiler, tensorflow)
-            except BuildError as error:
-                if cuda == "require":
-                    raise
-                report(f"warning: built without CUDA. {error}")
-            else:
-                description |= {"cuda_runtime": runtime, "cuda_architectures": architectures}
-        for name, path in made.items():
-            shutil.copy(path, Path(scratch, name))
-        description["bytes"] = {name: path.stat().st_size for name, path in made.items()}
-        Path(scratch, "_native.json").write_text(json.dumps(description, indent=2) + "\n")
-        _move(Path(scratch), output)
+    try:
+        with building(output, report) as scratch:
+            workshop = Workshop(_objects_folder(scratch), report)
+            made = {"_native.so": _build_host(workshop, compiler, tensorflow)}
+            if cuda != "skip":
+                try:
+                    nvcc = _find_nvcc()
+                    runtime, architectures = _cuda_runtime(nvcc), _cuda_architectures()
+                    made["_native_cuda.so"] = _build_cuda(workshop, nvcc, compiler, tensorflow)
+                except BuildError as error:
+                    if cuda == "require":
+                        raise
+                    report(f"warning: built without CUDA. {error}")
+                else:
+                    description |= {"cuda_runtime": runtime, "cuda_architectures": architectures}
+            publish(scratch, output, made, description)
+    except OSError as error:
+        raise BuildError(f"{output} cannot be written: {error}.") from error
     return description
 
 
@@ -204,16 +201,3 @@ def _objects_folder(scratch):
     if (checkout / "setup.py").is_file() and os.access(checkout, os.W_OK):
         return checkout / "build" / "objects"
     return Path(scratch, "objects")
-
-
-def _move(scratch, output):
-    """Puts the files into place. A process that has loaded the old ones keeps them.
-
-    The description comes last: where it is, the files that it describes are complete.
-    """
-    (output / "_native.json").unlink(missing_ok=True)
-    for name in ("_native_cuda.so", "_native.so", "_native.json"):
-        if (scratch / name).is_file():
-            os.replace(scratch / name, output / name)
-        else:
-            (output / name).unlink(missing_ok=True)

@@ -34,6 +34,8 @@ class BuildNative(build_ext):
         try:
             folder = package / f"tensorflow-{installed_tensorflow().version}"
             build(folder, self.distribution.get_version(), cuda=cuda)
+            if not self.inplace:
+                (folder / ".lock").unlink()  # All that is there goes into the wheel.
         except BuildError as error:
             if "require" in (native, cuda):
                 switch = (

@@ -1,8 +1,10 @@
 """Building the compiled library: what is compiled how, what is reused, and what failures say."""
 
+import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -124,6 +126,12 @@ def imitated(monkeypatch, tmp_path):
     monkeypatch.setattr(build, "_find_nvcc", lambda: nvcc)
 
 
+def files(folder):
+    """Of a build, with `#` for the hash in a name."""
+    names = (re.sub("-[0-9a-f]{16}", "-#", name) for name in os.listdir(folder))
+    return sorted(name for name in names if name != ".lock")
+
+
 def no_nvcc():
     raise BuildError("nvcc was not found.")
 
@@ -131,13 +139,15 @@ def no_nvcc():
 def test_the_description_says_what_the_library_is_for(imitated, tmp_path):
     output = tmp_path / "output"
     build.build(output, "1.2.3", report=lambda line: None)
-    assert sorted(os.listdir(output)) == ["_native.json", "_native.so", "_native_cuda.so"]
+    assert files(output) == ["_native-#.so", "_native.json", "_native_cuda-#.so"]
     description = json.loads((output / "_native.json").read_text())
     assert description["tensorflow"] == tf.__version__ and description["keras_norms"] == "1.2.3"
     assert description["cuda_runtime"] == 12040
     assert description["cuda_architectures"] == ["80", "90"]
     assert description["xla"] in ("ffi", "hlo")
     assert description["sources"] == compiler.hash_sources()
+    digest = hashlib.sha256(b"library").hexdigest()
+    assert description["files"] == {"_native.so": digest, "_native_cuda.so": digest}
 
 
 def test_without_nvcc_there_is_no_cuda_library_and_a_warning(imitated, monkeypatch, tmp_path):
@@ -148,10 +158,10 @@ def test_without_nvcc_there_is_no_cuda_library_and_a_warning(imitated, monkeypat
     assert lines == ["warning: built without CUDA. nvcc was not found."]
     assert description["cuda_runtime"] is None
     # The one of the earlier build is gone, too.
-    assert sorted(os.listdir(tmp_path / "output")) == ["_native.json", "_native.so"]
+    assert files(tmp_path / "output") == ["_native-#.so", "_native.json"]
     with pytest.raises(BuildError, match="nvcc was not found"):
         build.build(tmp_path / "output", "1.2.3", cuda="require", report=lines.append)
-    assert sorted(os.listdir(tmp_path / "output")) == ["_native.json", "_native.so"]
+    assert files(tmp_path / "output") == ["_native-#.so", "_native.json"]
 
 
 def test_names_a_missing_compiler_or_tensorflow(monkeypatch, tmp_path):

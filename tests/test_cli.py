@@ -106,7 +106,18 @@ def test_build_where_nothing_can_be_written(capsys, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.delenv("CXX", raising=False)
     assert cli.main(["build", "--cuda", "skip", "--output", str(tmp_path / "file" / "x")]) == 1
-    assert "The compiled library was not built." in " ".join(capsys.readouterr().err.split())
+    error = " ".join(capsys.readouterr().err.split())
+    assert error.startswith("The compiled library was not built. ")
+    assert f"{tmp_path / 'file' / 'x'} cannot be written: [Errno 17] File exists" in error
+
+
+def test_build_begins_only_where_layers_would_load_it(capsys, builder, tmp_path):
+    (tmp_path / "keras_norms").mkdir()
+    (tmp_path / "keras_norms").chmod(0o777)
+    assert cli.main(["build"]) == 1 and not builder
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"it is not loaded: everybody can change {tmp_path / 'keras_norms'}." in error
+    assert cli.main(["build", "--output", str(tmp_path)]) == 0
 
 
 @pytest.mark.parametrize("command", [["diagnose"], ["build", "--cuda", "yes"]])

@@ -2,6 +2,7 @@
 
 import importlib
 import pathlib
+import sys
 
 from rich.console import Console
 
@@ -17,17 +18,20 @@ def run(options):
 
     console = Console()
     builder = custom_ops("build")
-    folder = pathlib.Path(options.output or library.cache_folder()).absolute()
-    report(f"Building into {folder}; 1-2 minutes, with nvcc 2-4 (`--cuda skip` leaves it out).")
     try:
+        cache = library.cache_folder()
+        folder = pathlib.Path(options.output or cache).absolute()
+        if folder == cache:
+            library.check_cache()
+        report(f"Building into {folder}; 1-2 minutes, with nvcc 2-4 (`--cuda skip` leaves it out).")
         builder.build(folder, __version__, cuda=options.cuda, report=report)
-    except (custom_ops("compiler").BuildError, OSError) as error:
-        Console(stderr=True).print(f"The compiled library was not built. {error}", markup=False)
+    except (custom_ops("compiler").BuildError, library.Refused, OSError) as error:
+        print(f"The compiled library was not built. {error}", file=sys.stderr)
         return 1
-    if folder in (library.package_folder(), library.cache_folder()):
+    if folder in (library.package_folder(), cache):
         report("Built. `keras-norms doctor` says whether layers run on it.")
     else:
-        report(f"Built. Layers find it as {library.cache_folder()}.")
+        report(f"Built. Layers find it as {cache}.")
     return 0
 
 

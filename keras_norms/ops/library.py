@@ -1,13 +1,14 @@
 """Finds the compiled library, checks that it fits, and loads it once, at first use.
 
-A library is a folder of files that `custom_ops/build.py` writes. It is looked for beside this
-file, where installing puts it, and then in the user's cache, where `keras-norms build`
-does; in both under the version of TensorFlow, since C++ code fits one version only.
+A library is a folder of files that `custom_ops/build.py` writes. Installing puts it beside this
+file, `keras-norms build` into the user's cache; both name the folder after the version of
+TensorFlow, since C++ code fits one version only. Nothing is loaded from other folders, nor from
+those that other users can write to.
 """
 
 import ctypes
-import json
 import os
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -15,18 +16,12 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_norms.ops.library_files import Refused, description, open_checked, refuse_strangers
+from keras_norms.ops.trust import trusted_users, up_to_home
+from keras_norms.printable import printable
 from keras_norms.version import __version__
 
 PACKAGE_FOLDER = Path(__file__).parent / "_native"
-# What `_native.json` says besides the two versions.
-_DESCRIBED: dict[str, Any] = {
-    "xla": str,
-    "cuda_runtime": (int, type(None)),
-    "cuda_architectures": list,
-    "sources": str,
-    "bytes": dict,
-}
-_MISSING = object()
 _OPERATIONS = ("keras_norms_moments", "keras_norms_sums", "keras_norms_blend")
 _lock = threading.Lock()
 _loaded: list["Library"] = []
@@ -48,10 +43,6 @@ class Library(NamedTuple):
     devices: tuple[str, ...] = ()
     built: dict[str, Any] | None = None
     is_refused: bool = False
-
-
-class _Refused(Exception):
-    """A library is there and cannot be used; the message says why."""
 
 
 def load():
@@ -77,6 +68,15 @@ def cache_folder():
     return _cache_root() / f"{__version__}-tensorflow-{tf.__version__}"
 
 
+def check_cache():
+    """Raises `Refused` if a library would not be loaded from the cache, because of its owners."""
+    folder = Path(os.path.realpath(cache_folder()))
+    try:
+        _check_way(*_way_to_cache(folder))
+    except Refused as refusal:
+        raise Refused(f"In {printable(folder)} it {refusal}", "") from refusal
+
+
 def driver_version():
     """The newest CUDA runtime that the driver can serve, 13000 for 13.0; 0 without a driver."""
     version = ctypes.c_int(0)
@@ -88,74 +88,112 @@ def driver_version():
 
 
 def _find():
-    refusals = []
-    try:
-        others = (*sorted(PACKAGE_FOLDER.glob("*")), *sorted(_cache_root().glob("*")))
-    except OSError as error:
-        return Library(None, f"The compiled library cannot be looked for: {error}.")
-    # Libraries for other versions are refused, and tell why there is none that fits.
-    for folder in dict.fromkeys((package_folder(), cache_folder(), *others)):
+    """Loads the library of the package, or else of the cache; otherwise says why there is none."""
+    if sys.platform != "linux":
+        return Library(None, "The compiled library is for Linux.")
+    reason, refusals = "The compiled library is not built. Build it with `keras-norms build`.", []
+    for place, way_to in ((package_folder, _way_to_package), (cache_folder, _way_to_cache)):
         try:
-            built = _description(folder)
-            if built is not None:
-                return _load(folder, built)
-        except _Refused as refusal:
-            refusals.append(f"The compiled library in {folder} {refusal}")
-    if refusals:
-        reason = f"{refusals[0]} Rebuild it with `keras-norms build`."
-        return Library(None, reason, is_refused=True)
-    return Library(None, "The compiled library is not built. Build it with `keras-norms build`.")
+            # Links are resolved first, so that the folder checked is the folder loaded from.
+            folder = Path(os.path.realpath(place()))
+            found = _load(folder, *way_to(folder)) if folder.is_dir() else None
+        except Refused as refusal:
+            refusals.append(f"The compiled library in {printable(folder)} {refusal}")
+        except OSError as error:
+            reason = f"The compiled library cannot be looked for: {printable(error)}."
+        else:
+            if found is not None:
+                return found
+    refusals += _others()
+    return Library(None, refusals[0], is_refused=True) if refusals else Library(None, reason)
 
 
-def _description(folder):
-    """What the library there was built for, or None where there is no library."""
+def _way_to_package(folder):
+    """The folders to check, and whom to trust: also those who can change our Python files."""
+    return (PACKAGE_FOLDER, folder), trusted_users(__file__, PACKAGE_FOLDER.parent)
+
+
+def _way_to_cache(folder):
+    return up_to_home(folder), trusted_users()
+
+
+def _check_way(way, trusted):
+    for part in way:
+        if part.exists():
+            refuse_strangers(part, os.stat(part), trusted)
+
+
+def _others():
+    """Why libraries in other folders do not fit. They are only read about, never loaded."""
     try:
-        built = json.loads((folder / "_native.json").read_text(encoding="utf-8"))
-        found = {"TensorFlow": built["tensorflow"], "keras_norms": built["keras_norms"]}
-    except (FileNotFoundError, NotADirectoryError):
+        for folder in sorted((*PACKAGE_FOLDER.glob("*"), *_cache_root().glob("*"))):
+            try:
+                if folder not in (package_folder(), cache_folder()) and description(folder):
+                    raise Refused("lies in a folder of another version.")
+            except Refused as refusal:
+                yield f"The compiled library in {printable(folder)} {refusal}"
+    except OSError:
+        return  # There are no others.
+
+
+def _load(folder, way, trusted):
+    """Returns the `Library` in a folder, or None if there is none."""
+    _check_way(way, trusted)
+    built, files = _open(folder, trusted)
+    if built is None:
         return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _Refused(f"has no readable _native.json: {error!r}.") from error
-    for name, installed in (("TensorFlow", tf.__version__), ("keras_norms", __version__)):
-        if found[name] != installed:
-            raise _Refused(f"was built for {name} {found[name]}, and {installed} is installed.")
-    for name, kinds in _DESCRIBED.items():
-        if not isinstance(built.get(name, _MISSING), kinds):
-            raise _Refused(f"has no readable _native.json: {name!r} is missing or of a wrong type.")
-    return built
-
-
-def _load(folder, built):
     _check_switches()
-    module = _open(folder / "_native.so", built)
+    module = _run(files[0])
     if not all(hasattr(module, name) for name in _OPERATIONS):
-        raise _Refused("has none of its operations in _native.so.")
-    needed, driver = built.get("cuda_runtime"), driver_version()
+        raise Refused("has none of its operations in _native.so.")
+    note = _why_no_gpu(built)
+    if not note:
+        try:
+            _run(files[1])
+        except Refused as refusal:
+            note = f". Its CUDA library {refusal}"
+    devices = ("CPU",) if note else ("CPU", "GPU")
+    return Library(module, f"Loaded from {printable(folder)}{note or '.'}", devices, built)
+
+
+def _open(folder, trusted):
+    """Returns what the library was built for and the descriptors of its files, all of one build."""
+    for _ in range(2):
+        built = description(folder, trusted)
+        if built is None:
+            return None, ()
+        names = ["_native.so"] if _why_no_gpu(built) else ["_native.so", "_native_cuda.so"]
+        try:
+            return built, [open_checked(folder, name, built, trusted) for name in names]
+        except FileNotFoundError as error:
+            # A build that has just ended replaced the files and the description: read it again.
+            missing = printable(os.path.basename(error.filename))
+    raise Refused(f"is incomplete: {missing} is missing.")
+
+
+def _why_no_gpu(built):
+    """Why the GPU kernels must not be loaded, or "". Once registered they cannot be taken back."""
+    needed, driver = built["cuda_runtime"], driver_version()
     if not needed:
-        return Library(module, f"Loaded from {folder}, built without CUDA.", ("CPU",), built)
-    # A kernel once registered cannot be taken back, so what cannot run is not loaded.
+        return ", built without CUDA."
     if driver < needed:
         found = f"is for {_release(driver)}" if driver else "is not there"
-        note = f"Its CUDA kernels need a driver for {_release(needed)}, which {found}."
-        return Library(module, f"Loaded from {folder}. {note}", ("CPU",), built)
-    try:
-        _open(folder / "_native_cuda.so", built)
-    except _Refused as refusal:
-        note = f"Its CUDA library {refusal}"
-        return Library(module, f"Loaded from {folder}. {note}", ("CPU",), built)
-    return Library(module, f"Loaded from {folder}.", ("CPU", "GPU"), built)
+        return f". Its CUDA kernels need a driver for {_release(needed)}, which {found}."
+    return ""
 
 
-def _open(path, built):
-    # A file that was cut off would end the process when it is mapped.
-    expected = built.get("bytes", {}).get(path.name)
-    if path.is_file() and path.stat().st_size != expected:
-        raise _Refused(f"is damaged: {path.name} has {path.stat().st_size} bytes, not {expected}.")
+def _run(descriptor):
+    """Loads the file that was checked, even if its path leads to another one by now.
+
+    The descriptor stays open, so that its number is never used for another library.
+    """
+    path = f"/proc/self/fd/{descriptor}"
     try:
-        return tf.load_op_library(str(path))
+        return tf.load_op_library(path)
     except (tf.errors.OpError, OSError, RuntimeError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise _Refused(f"cannot be loaded: {lines[0]}.") from error
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        name = os.path.basename(os.path.realpath(path))
+        raise Refused(f"cannot be loaded: {printable(line.replace(path, name))}.") from error
 
 
 def _check_switches():
@@ -176,5 +214,15 @@ def _release(version):
 
 
 def _cache_root():
-    chosen = os.environ.get("KERAS_NORMS_CACHE") or os.environ.get("XDG_CACHE_HOME")
-    return Path(chosen or "~/.cache").expanduser().absolute() / "keras_norms"
+    """The user's cache folder. Relative paths are ignored, as the XDG specification requires."""
+    own = os.environ.get("KERAS_NORMS_CACHE")
+    for chosen in (own, os.environ.get("XDG_CACHE_HOME"), "~/.cache"):
+        path = os.path.expanduser(chosen or "")
+        if os.path.isabs(path):
+            return Path(path) / "keras_norms"
+        if own and chosen is own:
+            warnings.warn(
+                f"KERAS_NORMS_CACHE must be an absolute path; it is ignored. Received: {own!r}.",
+                stacklevel=2,
+            )
+    raise FileNotFoundError("there is no home folder; set KERAS_NORMS_CACHE to an absolute path")

@@ -3,7 +3,7 @@
 The libraries here are files that say what they were built for; only opening them is imitated.
 """
 
-import json
+import os
 import threading
 
 import pytest
@@ -11,51 +11,21 @@ import tensorflow as tf
 
 import keras_norms
 from keras_norms.ops import library
+from tests.ops.libraries import Operations, empty_places, imitate_opening, put
 
 pytestmark = pytest.mark.each_tensorflow
 
-FITTING = {
-    "tensorflow": tf.__version__,
-    "keras_norms": keras_norms.__version__,
-    "xla": "hlo",
-    "cuda_runtime": None,
-    "cuda_architectures": [],
-    "sources": "0123",
-    "bytes": {"_native.so": 13},
-}
 REBUILD = "Rebuild it with `keras-norms build`."
 
 
 @pytest.fixture
 def places(monkeypatch, tmp_path):
-    """Nothing loaded, and no library anywhere; returns where it is looked for."""
-    monkeypatch.setattr(library, "_loaded", [])
-    monkeypatch.setattr(library, "PACKAGE_FOLDER", tmp_path / "package")
-    monkeypatch.setenv("KERAS_NORMS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(library, "driver_version", lambda: 0)
-    return library.package_folder(), library.cache_folder()
+    return empty_places(monkeypatch, tmp_path)
 
 
 @pytest.fixture
 def opened(monkeypatch):
-    """What was loaded; loading gives the path in place of the operations."""
-    paths = []
-
-    def load_op_library(path):
-        paths.append(path)
-        return Operations(path)
-
-    monkeypatch.setattr(tf, "load_op_library", load_op_library)
-    return paths
-
-
-class Operations(str):
-    keras_norms_moments = keras_norms_sums = keras_norms_blend = None
-
-
-def put(folder, **changes):
-    folder.mkdir(parents=True)
-    (folder / "_native.json").write_text(json.dumps(FITTING | changes))
+    return imitate_opening(monkeypatch)
 
 
 def test_none_is_there(places):
@@ -67,16 +37,16 @@ def test_none_is_there(places):
 def test_the_one_beside_the_package_goes_before_the_cache(places, opened):
     package, cache = places
     put(cache)
-    put(package)
-    assert library.ops() == str(package / "_native.so")
+    cpu, _ = put(package)
+    assert library.ops() == str(cpu)
     assert library.load().devices == ("CPU",)
 
 
 def test_the_cache_serves_where_the_package_has_none_that_fits(places, opened):
     package, cache = places
     put(package, keras_norms="0.0.0")
-    put(cache)
-    assert library.ops() == str(cache / "_native.so")
+    cpu, _ = put(cache)
+    assert library.ops() == str(cpu)
     assert str(cache) in library.load().reason
 
 
@@ -113,7 +83,7 @@ def test_an_unreadable_description_is_refused(places, opened, text):
 
 
 @pytest.mark.parametrize(
-    "changes", [dict(xla=None), dict(cuda_runtime="13"), dict(bytes=3), dict(sources=None)]
+    "changes", [dict(xla=None), dict(cuda_runtime="13"), dict(files=3), dict(sources=None)]
 )
 def test_an_incomplete_description_is_refused(places, opened, changes):
     put(places[0], **changes)
@@ -125,20 +95,21 @@ def test_an_incomplete_description_is_refused(places, opened, changes):
 @pytest.mark.parametrize(
     "content, reason",
     [
-        (None, "cannot be loaded"),
-        (b"", "is damaged: _native.so has 0 bytes, not 13."),
-        (b"not a", "is damaged: _native.so has 5 bytes, not 13."),
-        (b"not a library", "cannot be loaded"),
+        (None, "is incomplete: _native-{} is missing."),
+        (b"", "is damaged: _native-{} is not what was built."),
+        (b"not a librarz", "is damaged: _native-{} is not what was built."),
+        (b"not a library", "cannot be loaded: _native-{}: "),
     ],
+    ids=["missing", "cut_off", "changed", "no_library"],
 )
 def test_a_broken_file_is_refused(places, content, reason):
     """One that was cut off above all: mapping it ends the process."""
-    put(places[0])
-    if content is not None:
-        (places[0] / "_native.so").write_bytes(content)
+    path, _ = put(places[0])
+    path.unlink() if content is None else path.write_bytes(content)
     found = library.load()
     assert found.ops is None and found.is_refused
-    assert reason in found.reason and found.reason.endswith(REBUILD)
+    assert reason.format(path.name.partition("-")[2]) in found.reason
+    assert str(places[0]) in found.reason and found.reason.endswith(REBUILD)
 
 
 def test_a_library_of_something_else_is_refused(places, monkeypatch):
@@ -148,7 +119,7 @@ def test_a_library_of_something_else_is_refused(places, monkeypatch):
 
 
 def test_a_cache_that_cannot_be_a_path(places, monkeypatch):
-    monkeypatch.setenv("KERAS_NORMS_CACHE", "a" * 300)
+    monkeypatch.setenv("KERAS_NORMS_CACHE", "/" + "a" * 300)
     assert "cannot be looked for" in library.load().reason
 
 
@@ -173,16 +144,15 @@ def test_gpu_kernels_are_loaded_where_the_driver_runs_them(
     places, opened, monkeypatch, driver, devices, note
 ):
     monkeypatch.setattr(library, "driver_version", lambda: driver)
-    put(places[0], cuda_runtime=13000, cuda_architectures=["80", "90"])
+    paths = put(places[0], cuda_runtime=13000, cuda_architectures=["80", "90"])
     found = library.load()
     assert found.devices == devices and note in found.reason
-    names = ["_native.so", "_native_cuda.so"][: len(devices)]
-    assert opened == [str(places[0] / name) for name in names]
+    assert opened == list(map(str, paths[: len(devices)]))
 
 
 def test_a_broken_cuda_library_leaves_the_cpu(places, monkeypatch):
     def load_op_library(path):
-        if path.endswith("_cuda.so"):
+        if "_cuda" in os.path.basename(os.path.realpath(path)):
             raise tf.errors.NotFoundError(None, None, f"{path}: undefined symbol: x\nmore")
         return Operations(path)
 
@@ -219,6 +189,28 @@ def test_where_the_cache_is(monkeypatch):
     assert str(library.cache_folder()) == f"/xdg/{name}"
     monkeypatch.setenv("KERAS_NORMS_CACHE", "/ours")
     assert str(library.cache_folder()) == f"/ours/{name}"
+
+
+def test_relative_paths_of_a_cache_are_ignored(monkeypatch, tmp_path):
+    """The XDG specification demands it; the working directory may be anybody's."""
+    default = library.cache_folder()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    monkeypatch.setenv("KERAS_NORMS_CACHE", "")
+    assert library.cache_folder().parts[-2:] == default.parts[-2:]
+    assert tmp_path not in library.cache_folder().parents
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    monkeypatch.setenv("KERAS_NORMS_CACHE", "./cache")
+    with pytest.warns(UserWarning, match="must be an absolute path; it is ignored.*'./cache'"):
+        assert library.cache_folder().parts[:2] == ("/", "xdg")
+    monkeypatch.setenv("KERAS_NORMS_CACHE", "~/cache")
+    monkeypatch.setenv("HOME", "/home")
+    assert library.cache_folder().parts[:3] == ("/", "home", "cache")
+    monkeypatch.setenv("HOME", "here")
+    for variable in ("XDG_CACHE_HOME", "KERAS_NORMS_CACHE"):
+        monkeypatch.delenv(variable)
+    with pytest.raises(FileNotFoundError, match="there is no home folder; set KERAS_NORMS_CACHE"):
+        library.cache_folder()
 
 
 def test_the_driver_version_is_zero_or_a_version():

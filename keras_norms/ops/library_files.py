@@ -1,0 +1,109 @@
+"""The files of a compiled library: what they were built for, and whether they are intact.
+
+    _native.json              what the library was built for, and the SHA-256 of its files
+    _native-<hash>.so         CPU kernels; the name has the first 16 digits of the file's SHA-256
+    _native_cuda-<hash>.so    GPU kernels, if built with CUDA
+
+The same name always means the same content, so files of two builds never mix.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from typing import Any
+
+import tensorflow as tf
+
+from keras_norms.ops.trust import stranger
+from keras_norms.printable import printable
+from keras_norms.version import __version__
+
+REBUILD = "Rebuild it with `keras-norms build`."
+KEEP_PRIVATE = (
+    "Only you and root may be able to write there: use `chmod go-w`, or set KERAS_NORMS_CACHE to a "
+    "folder of your own and run `keras-norms build`."
+)
+_LONGEST_DESCRIPTION = 16384  # Bytes; it has less than 1000.
+_DESCRIBED: dict[str, Any] = {
+    "tensorflow": str,
+    "keras_norms": str,
+    "xla": str,
+    "cuda_runtime": (int, type(None)),
+    "cuda_architectures": list,
+    "sources": str,
+    "files": dict,
+}
+
+
+class Refused(Exception):
+    """There is a library that cannot be used; the message says why and what to do about it."""
+
+    def __init__(self, why, remedy=REBUILD):
+        super().__init__(f"{why} {remedy}".strip())
+
+
+def description(folder, trusted=None):
+    """Returns what `_native.json` in the folder says, or None if there is none.
+
+    Args:
+        folder: where a library may be.
+        trusted: the users that may be able to change the file. None means everybody, which is
+            enough for an error message, not for loading.
+
+    Raises:
+        Refused: if it was built for other versions, cannot be read, or can be changed by others.
+    """
+    try:
+        with os.fdopen(_opened(folder / "_native.json", trusted), "rb") as file:
+            built = json.loads(file.read(_LONGEST_DESCRIPTION))
+        wrong = [n for n, kind in _DESCRIBED.items() if not isinstance(built.get(n, ...), kind)]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise Refused(f"has no readable _native.json: {printable(error)}.") from error
+    if wrong:
+        raise Refused(f"has no readable _native.json: {wrong[0]!r} is missing or of a wrong type.")
+    for name, here in (("TensorFlow", tf.__version__), ("keras_norms", __version__)):
+        found = built[name.lower()]
+        if found != here:
+            raise Refused(f"was built for {name} {printable(found)}, and {here} is installed.")
+    return built
+
+
+def open_checked(folder, name, built, trusted):
+    """Returns the descriptor of a file of the library after comparing its hash.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        Refused: if the hash differs, or others can change the file.
+    """
+    digest = str(built["files"].get(name))
+    path = folder / name.replace(".so", f"-{digest[:16]}.so")
+    descriptor = _opened(path, trusted)
+    with os.fdopen(descriptor, "rb", closefd=False) as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() == digest:
+            return descriptor
+    os.close(descriptor)
+    raise Refused(f"is damaged: {printable(path.name)} is not what was built.")
+
+
+def refuse_strangers(path, status, trusted):
+    """Raises `Refused` if anybody else can change the file or folder that `status` describes."""
+    found = stranger(status, trusted)
+    if found:
+        raise Refused(f"is not loaded: {found} can change {printable(path)}.", KEEP_PRIVATE)
+
+
+def _opened(path, trusted):
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # Does not wait if it is a pipe.
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("it is no regular file")
+        if trusted is not None:
+            refuse_strangers(path, status, trusted)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
