@@ -14,3 +14,12 @@ def printable(text):
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
     )
+
+
+def called(thing):
+    """A layer or a model in a message: its class and its name.
+
+    >>> called(keras.layers.Dense(1, name="head"))
+    "Dense 'head'"
+    """
+    return f"{type(thing).__name__} '{printable(thing.name)}'"

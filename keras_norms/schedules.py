@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_norms.arguments import is_number, plain, require
 from keras_norms.keras_api import is_variable, keras
+from keras_norms.printable import printable
 
 Schedule = keras.optimizers.schedules.LearningRateSchedule
 
@@ -119,7 +120,8 @@ def schedule_or_number(value, name, low, owner):
         first = np.asarray(value(tf.constant(0, tf.int64)), float)
     except Exception as error:
         raise ValueError(
-            f"{owner}: {rule}. Received: {name}={value!r}, which at step 0 fails: {error}"
+            f"{owner}: {rule}. Received: {name}={value!r}, which at step 0 fails: "
+            f"{printable(error)}"
         ) from error
     if first.shape != () or not first >= low:
         raise ValueError(

@@ -9,6 +9,7 @@ from keras_norms.callbacks.readings import Readings
 from keras_norms.keras_api import nested_layers
 from keras_norms.layers.batchless_normalization import BatchlessNormalization
 from keras_norms.models.statistics_layers import named
+from keras_norms.printable import called, printable
 
 CALLER = "SecondMomentMonitor"
 
@@ -76,7 +77,7 @@ class SecondMomentMonitor(Readings):
         if not layers:
             raise ValueError(
                 "SecondMomentMonitor: the model must have a BatchlessNormalization with a "
-                f"`monitor`. Received: {type(self.model).__name__} '{self.model.name}' without."
+                f"`monitor`. Received: {called(self.model)} without."
             )
 
     def on_train_batch_end(self, batch, logs=None):
@@ -87,7 +88,8 @@ class SecondMomentMonitor(Readings):
         if not self.steps or self.steps[-1] != self._batches:
             self._read()
         if logs is not None:
-            logs.update({f"{name}_second_moment": v[-1] for name, v in self.history.items()})
+            values = {printable(name): values[-1] for name, values in self.history.items()}
+            logs.update({f"{name}_second_moment": value for name, value in values.items()})
 
     def _read(self):
         self.steps.append(self._batches)
@@ -101,8 +103,8 @@ class SecondMomentMonitor(Readings):
             elif name not in self._outside:
                 self._outside.add(name)
                 warnings.warn(
-                    f"{type(layer).__name__} '{name}': E[z^2] is {value:.3g} after batch "
-                    f"{self._batches}, outside [{self.band[0]:g}, {self.band[1]:g}]: its "
+                    f"{type(layer).__name__} '{printable(name)}': E[z^2] is {value:.3g} after "
+                    f"batch {self._batches}, outside [{self.band[0]:g}, {self.band[1]:g}]: its "
                     "statistics do not follow the data. Initialize them from data, lower the "
                     "learning rate, or raise the layer's `learning_rate_multiplier`.",
                     stacklevel=2,

@@ -12,6 +12,7 @@ from keras_norms.diagnostics.statistics_reference import (
 )
 from keras_norms.keras_api import keras
 from keras_norms.models.batches import InputBatches
+from keras_norms.printable import printable
 
 CALLER = "StatisticsDrift"
 
@@ -139,7 +140,7 @@ class StatisticsDrift(keras.callbacks.Callback):
         is_outside = drift.share > self.tolerated
         if is_outside and not self._warned:
             worst = ", ".join(
-                f"{c.channel} of '{c.layer}' ({c.value:.3g})" for c in drift.drifted[:3]
+                f"{c.channel} of '{printable(c.layer)}' ({c.value:.3g})" for c in drift.drifted[:3]
             )
             warnings.warn(
                 f"{CALLER}: after {when} {100 * drift.share:.3g} % of the channels have a "

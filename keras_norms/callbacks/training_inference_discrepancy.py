@@ -16,6 +16,7 @@ from keras_norms.models.statistics_layers import (
     momentum_now,
     stored_statistics,
 )
+from keras_norms.printable import called, printable
 
 CALLER = "TrainingInferenceDiscrepancy"
 
@@ -121,7 +122,7 @@ class TrainingInferenceDiscrepancy(Readings):
         if not layers:
             raise ValueError(
                 f"{CALLER}: a layer with batch statistics must be trained, with a momentum below "
-                f"1. Received: {type(self.model).__name__} '{self.model.name}' without."
+                f"1. Received: {called(self.model)} without."
             )
         self._watch(layers)
         self._found = layers
@@ -135,7 +136,8 @@ class TrainingInferenceDiscrepancy(Readings):
                 os.makedirs(self.log_dir, exist_ok=True)
             except OSError as error:
                 raise ValueError(
-                    f"{CALLER}: `log_dir` must be a folder that can be written. Received: {error}."
+                    f"{CALLER}: `log_dir` must be a folder that can be written. "
+                    f"Received: {printable(error)}."
                 ) from error
             self._writer = tf.summary.create_file_writer(os.fspath(self.log_dir))
 
@@ -197,7 +199,7 @@ class TrainingInferenceDiscrepancy(Readings):
                 kept[kind].append(value)
                 if self._writer is not None:
                     with self._writer.as_default(self._batches):
-                        tf.summary.scalar(f"tid_{kind}/{name}", value)
+                        tf.summary.scalar(f"tid_{kind}/{printable(name)}", value)
 
     def _add_to(self, logs, readings):
         if logs is not None and self.steps[readings]:
@@ -213,7 +215,7 @@ class TrainingInferenceDiscrepancy(Readings):
         with self._writer.as_default(self._batches):
             for name, channels in zip(self._layers, self._by_channel, strict=True):
                 for kind, values in zip(("mean", "variance"), channels, strict=True):
-                    tf.summary.histogram(f"tid_{kind}_by_channel/{name}", values)
+                    tf.summary.histogram(f"tid_{kind}_by_channel/{printable(name)}", values)
         self._writer.flush()
 
     def on_train_end(self, logs=None):

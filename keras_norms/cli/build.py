@@ -7,6 +7,7 @@ import sys
 from rich.console import Console
 
 from keras_norms.ops import library
+from keras_norms.printable import printable
 from keras_norms.version import __version__
 
 
@@ -23,15 +24,17 @@ def run(options):
         folder = pathlib.Path(options.output or cache).absolute()
         if folder == cache:
             library.check_cache()
-        report(f"Building into {folder}; 1-2 minutes, with nvcc 2-4 (`--cuda skip` leaves it out).")
+        duration = "1-2 minutes, with nvcc 2-4 (`--cuda skip` leaves it out)"
+        report(f"Building into {printable(folder)}; {duration}.")
         builder.build(folder, __version__, cuda=options.cuda, report=report)
     except (custom_ops("compiler").BuildError, library.Refused, OSError) as error:
-        print(f"The compiled library was not built. {error}", file=sys.stderr)
+        lines = f"The compiled library was not built. {error!s}".splitlines()
+        print(*map(printable, lines), sep="\n", file=sys.stderr)
         return 1
     if folder in (library.package_folder(), cache):
         report("Built. `keras-norms doctor` says whether layers run on it.")
     else:
-        report(f"Built. Layers find it as {cache}.")
+        report(f"Built. Layers find it as {printable(cache)}.")
     return 0
 
 

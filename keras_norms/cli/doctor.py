@@ -6,6 +6,7 @@ import platform
 
 import tensorflow as tf
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from keras_norms.cli.build import custom_ops
@@ -100,9 +101,9 @@ def _print_table(findings):
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     for problem in findings["problems"]:
-        table.add_row("[red]Problem", problem)
+        table.add_row("[red]Problem", escape(problem))
     if not findings["problems"]:
         table.add_row("[green]Problems", "none")
     Console().print(table)

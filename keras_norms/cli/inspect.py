@@ -16,6 +16,7 @@ from rich.table import Table
 from keras_norms.cli.model_files import load_model, read_npz
 from keras_norms.diagnostics.drift_report import columns, summary, write_report
 from keras_norms.diagnostics.statistics_reference import StatisticsReference
+from keras_norms.printable import printable
 
 
 def run(options):
@@ -29,10 +30,10 @@ def run(options):
 
 def _sentence(error):
     """The line of an error that says something; Keras puts others around it, in colours."""
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split("\n")
     lines = [line.strip() for line in lines if line.strip()]
     telling = [line for line in lines if not line.startswith("Exception encountered")]
-    return (telling or lines or [type(error).__name__])[0]
+    return printable((telling or lines or [type(error).__name__])[0])
 
 
 def _inspect(options):
@@ -81,8 +82,8 @@ def _check(options):
 def _load_reference(path, model):
     if not pathlib.Path(path).is_file():
         raise ValueError(
-            f"there is no reference {path}. Make one from data that the model does well on: "
-            f"keras-norms inspect {model} --data NPZ --record"
+            f"there is no reference {printable(path)}. Make one from data that the model does well "
+            f"on: keras-norms inspect {model} --data NPZ --record"
         )
     return StatisticsReference.load(path)
 
@@ -92,13 +93,13 @@ def _record(path, model, data, options, reading):
         if os.path.realpath(path) == os.path.realpath(other):
             raise ValueError(f"--reference must be a file of its own. Received: {other}.")
     StatisticsReference.of(model, data, **reading).save(path)
-    print(f"Written: {path}")
+    print(f"Written: {printable(path)}")
     return 0
 
 
 def _report(drift, options):
-    title = f"{pathlib.Path(options.data).name} against the reference of "
-    return write_report(drift, options.report, title + pathlib.Path(options.model).name)
+    names = [pathlib.Path(path).name for path in (options.data, options.model)]
+    return write_report(drift, options.report, " against the reference of ".join(names))
 
 
 def _print(drift, options, report):
@@ -110,7 +111,7 @@ def _print(drift, options, report):
     for channel in drift.ranked(options.top):
         color = "red" if channel.value > drift.threshold else "default"
         cells = (f"{value:.4g}" for value in channel[2:])
-        table.add_row(escape(channel.layer), str(channel.channel), *cells, style=color)
+        table.add_row(escape(printable(channel.layer)), str(channel.channel), *cells, style=color)
     console = Console()
     if not console.is_terminal:
         console.width = 200  # A file is searched by line: names stay whole.
@@ -119,4 +120,4 @@ def _print(drift, options, report):
     line = f"{summary(drift)} This is {verdict} the share of {options.tolerate:g} to be tolerated."
     console.print(line, highlight=False, soft_wrap=True)
     for path in report:
-        console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"Written: {printable(path)}", markup=False, highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ import numpy as np
 
 import keras_norms.api  # noqa: F401  Its layers must be registered.
 from keras_norms.keras_api import IS_KERAS_3, keras
+from keras_norms.printable import printable
 
 
 def load_model(path):
@@ -18,30 +19,34 @@ def load_model(path):
         model = keras.models.load_model(path, compile=False)
     except Exception as error:
         first = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} cannot be loaded as a Keras model: {first}") from error
+        raise ValueError(
+            f"{printable(path)} cannot be loaded as a Keras model: {printable(first)}"
+        ) from error
     if not model.built:
-        raise ValueError(f"{path} was saved before the model had weights: build it first.")
+        raise ValueError(
+            f"{printable(path)} was saved before the model had weights: build it first."
+        )
     return model
 
 
 def read_npz(path, model):
     """The arrays of a file as the model's inputs."""
     if not pathlib.Path(path).is_file():
-        raise ValueError(f"there is no file {path}.")
+        raise ValueError(f"there is no file {printable(path)}.")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except Exception as error:
         raise ValueError(
-            f"{path} cannot be read as .npz of plain arrays, as np.savez writes them."
+            f"{printable(path)} cannot be read as .npz of plain arrays, as np.savez writes them."
         ) from error
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-        raise ValueError(f"{path} must hold arrays alone, as np.savez writes them.")
+        raise ValueError(f"{printable(path)} must hold arrays alone, as np.savez writes them.")
     for name, array in arrays.items():
         if array.ndim == 0 or array.dtype.kind not in "buif" or array.dtype.itemsize > 8:
             raise ValueError(
-                f"the arrays of {path} must hold numbers, instance by instance. "
-                f"Received: '{name}' of {array.dtype} and shape {array.shape}."
+                f"the arrays of {printable(path)} must hold numbers, instance by instance. "
+                f"Received: '{printable(name)}' of {array.dtype} and shape {array.shape}."
             )
     structure = getattr(model, "input", None)
     tensors = getattr(model, "inputs", None) or ()
@@ -53,8 +58,8 @@ def read_npz(path, model):
         missing = [name for name in names if name not in arrays]
         if missing:
             raise ValueError(
-                f"{path} must have an array for each input, {', '.join(names)}. "
-                f"Received: {', '.join(arrays) or 'none'}."
+                f"{printable(path)} must have an array for each input, {_listed(names)}. "
+                f"Received: {_listed(arrays)}."
             )
         if isinstance(structure, dict):
             return {name: arrays[name] for name in names}
@@ -64,7 +69,11 @@ def read_npz(path, model):
             return arrays[name]
     if len(arrays) != 1:
         raise ValueError(
-            f"{path} must have one array, or the inputs as 'x'. "
-            f"Received: {', '.join(arrays) or 'none'}."
+            f"{printable(path)} must have one array, or the inputs as 'x'. "
+            f"Received: {_listed(arrays)}."
         )
     return next(iter(arrays.values()))
+
+
+def _listed(names):
+    return ", ".join(map(printable, names)) or "none"

@@ -9,6 +9,7 @@ import re
 import numpy as np
 
 from keras_norms.files import write_whole
+from keras_norms.printable import printable
 
 SHOWN_LAYERS = 8  # As many trajectories as can be told apart by colour.
 SHOWN_CHANNELS = 50
@@ -33,7 +34,7 @@ def write_report(drift, folder, title):
     paths = folder / "drift.png", folder / "drift.html"
     for path in paths:
         if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder, not a file.")
+            raise IsADirectoryError(f"{printable(path)} is a folder, not a file.")
     for path, content in zip(paths, (picture, page(drift, picture, title).encode()), strict=True):
         write_whole(path, content)
     return paths
@@ -105,9 +106,10 @@ def _draw_trajectories(axes, drift, labels):
 
 def short_labels(names):
     """`{name: label}`; of long names without the words that all have in common at both ends."""
-    names, short = list(names), list(names)
-    if len(names) > 1 and max(map(len, names)) > LONGEST_NAME:
-        words = [re.findall(r"[^_/]*[_/]?", name)[:-1] for name in names]
+    names = list(names)
+    short = list(map(printable, names))
+    if len(short) > 1 and max(map(len, short)) > LONGEST_NAME:
+        words = [re.findall(r"[^_/]*[_/]?", name)[:-1] for name in short]
         most = min(map(len, words)) - 1  # A word is left of each.
         first = _count_common(words, most)
         last = _count_common([w[::-1] for w in words], most - first)
@@ -134,13 +136,14 @@ def _count_common(words, most):
 
 def _literal(text):
     """For matplotlib, to which a dollar begins a formula."""
-    return text.replace("$", r"\$")
+    return printable(text).replace("$", r"\$")
 
 
 def page(drift, picture, title):
     """The HTML, with the picture in it."""
     rows = "\n".join(
-        f"<tr{' class=bad' * (c.value > drift.threshold)}><td>{html.escape(c.layer)}</td>"
+        f"<tr{' class=bad' * (c.value > drift.threshold)}>"
+        f"<td>{html.escape(printable(c.layer))}</td>"
         + "".join(f"<td>{value:.4g}</td>" for value in c[1:])
         + "</tr>"
         for c in drift.ranked(SHOWN_CHANNELS)
@@ -148,8 +151,9 @@ def page(drift, picture, title):
     head = "".join(f"<th>{name}</th>" for name in columns(drift))
     count = f"{SHOWN_CHANNELS}" if drift.channels > SHOWN_CHANNELS else f"all {drift.channels}"
     image = base64.b64encode(picture).decode()
+    title = html.escape(printable(title))
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <style>
 body {{ font: 15px sans-serif; margin: 2em; max-width: 1200px }}
 img {{ width: 100% }}
@@ -158,7 +162,7 @@ td, th {{ padding: 2px 12px; text-align: right; border-bottom: 1px solid #ddd }}
 td:first-child, th:first-child {{ text-align: left }}
 .bad td {{ background: #fde4e1 }}
 </style></head><body>
-<h1>{html.escape(title)}</h1>
+<h1>{title}</h1>
 <p>{summary(drift)}</p>
 <img alt="heat map and trajectories" src="data:image/png;base64,{image}">
 <h2>Channels, {count}, those that differ most first</h2>

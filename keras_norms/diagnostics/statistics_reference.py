@@ -12,6 +12,7 @@ from keras_norms.files import write_whole
 from keras_norms.models.activation_statistics import ActivationStatistics, merged
 from keras_norms.models.batches import InputBatches
 from keras_norms.models.statistics_layers import batch_statistics_layers
+from keras_norms.printable import called, printable
 
 CALLER = "StatisticsReference"
 FORMAT = 1
@@ -79,7 +80,7 @@ class StatisticsReference:
         if not collected:
             raise ValueError(
                 f"{CALLER}: the model must run a layer with batch statistics. Received: "
-                f"{type(model).__name__} '{model.name}', which runs none of its own."
+                f"{called(model)}, which runs none of its own."
             )
         layers = {}
         for name, parts in collected.items():
@@ -90,7 +91,7 @@ class StatisticsReference:
                 raise ValueError(
                     f"{CALLER}: `data` must lead to finite statistics. Received: mean "
                     f"{mean[channel]:g} and variance {variance[channel]:g} in channel {channel} of "
-                    f"layer '{name}'."
+                    f"layer '{printable(name)}'."
                 )
             layers[name] = {"mean": mean, "variance": variance}
         count = max(len(parts[0]) for parts in collected.values())
@@ -135,9 +136,9 @@ class StatisticsReference:
             }
             for name, of in layers.items():
                 if of["mean"].ndim != 1 or of["mean"].shape != of["variance"].shape:
-                    raise ValueError(f"no vectors of the same length for '{name}'")
+                    raise ValueError(f"no vectors of the same length for '{printable(name)}'")
                 if not np.isfinite([*of.values()]).all() or (of["variance"] < 0).any():
-                    raise ValueError(f"no finite statistics for '{name}'")
+                    raise ValueError(f"no finite statistics for '{printable(name)}'")
             if not layers:
                 raise ValueError("no layers")
             return cls(layers, str(content["weights"]), int(content["batches"]))
@@ -150,8 +151,8 @@ class StatisticsReference:
             RecursionError,
         ) as error:
             raise ValueError(
-                f"{CALLER}: {path} must be a file that `save` wrote. Received: one that cannot be "
-                f"read as such ({type(error).__name__}: {error})."
+                f"{CALLER}: {printable(path)} must be a file that `save` wrote. Received: one that "
+                f"cannot be read as such ({type(error).__name__}: {printable(error)})."
             ) from error
 
     def compare(
@@ -208,8 +209,8 @@ class StatisticsReference:
             if sizes.get(name) != len(of["mean"]):
                 here = f"{sizes[name]} channels" if name in sizes else "no such layer"
                 raise ValueError(
-                    f"{rule}. Received: one with layer '{name}' of {len(of['mean'])} channels, for "
-                    f"a model with {here}."
+                    f"{rule}. Received: one with layer '{printable(name)}' of {len(of['mean'])} "
+                    f"channels, for a model with {here}."
                 )
         if same_weights and weights_hash(model) != self._weights:
             raise ValueError(
@@ -224,8 +225,8 @@ class StatisticsReference:
         for name, of in self.layers.items():
             if name not in collected:
                 raise ValueError(
-                    f"{CALLER}: the model must run layer '{name}', as it did for the reference. "
-                    "Received: a model that does not run it."
+                    f"{CALLER}: the model must run layer '{printable(name)}', as it did for the "
+                    "reference. Received: a model that does not run it."
                 )
             counts, means, m2s = collected[name]
             count, mean, variance = merged(collected[name])
@@ -262,8 +263,8 @@ def check_options(measure, threshold, owner):
 def _check_counts(name, count):
     if not (count > 1).all():
         raise ValueError(
-            f"{CALLER}: `data` must hold at least two values for every channel of layer '{name}'. "
-            f"Received: {count.min():g}."
+            f"{CALLER}: `data` must hold at least two values for every channel of layer "
+            f"'{printable(name)}'. Received: {count.min():g}."
         )
 
 

@@ -6,6 +6,7 @@ from keras_norms.keras_api import keras
 from keras_norms.layers.base import BatchNormalizationBase
 from keras_norms.layers.rules import check_arguments
 from keras_norms.layers.stock_config import renorm_config
+from keras_norms.printable import printable
 from keras_norms.schedules import LinearRamp, schedule_or_number, value_at
 from keras_norms.statistics.moving_statistics import MOVING_STDDEV
 
@@ -100,8 +101,8 @@ class BatchRenormalization(BatchNormalizationBase):
         self.clipping_metrics = clipping_metrics
         check_arguments(self, ["clipping_metrics"], self._owner)
         if self.clipping_metrics:
-            self.r_clipped = keras.metrics.Mean(name=f"{self.name}_r_clipped")
-            self.d_clipped = keras.metrics.Mean(name=f"{self.name}_d_clipped")
+            self.r_clipped = keras.metrics.Mean(name=f"{printable(self.name)}_r_clipped")
+            self.d_clipped = keras.metrics.Mean(name=f"{printable(self.name)}_d_clipped")
 
     def _prepare(self, state):
         moving_mean, moving_stddev = (tf.cast(state[name], tf.float64) for name in self.kept.names)

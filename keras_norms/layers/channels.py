@@ -11,6 +11,7 @@ from keras_norms.layers.inputs import real_tensor
 from keras_norms.layers.rules import check_arguments
 from keras_norms.ops.layout import ChannelView, canonical_axes
 from keras_norms.ops.weights import row_weights
+from keras_norms.printable import called
 from keras_norms.schedules import as_config
 
 SERIALIZE = {
@@ -129,7 +130,7 @@ class ChannelNormalization(LayerWithLosses):
 
     @property
     def _owner(self):
-        return f"{type(self).__name__} '{self.name}'"
+        return called(self)
 
     def _checked(self, inputs):
         """The inputs as a tensor of the compute dtype with known channel sizes."""

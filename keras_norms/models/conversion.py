@@ -9,6 +9,7 @@ from keras_norms.arguments import is_number
 from keras_norms.keras_api import keras
 from keras_norms.layers.batch_renormalization import BatchRenormalization
 from keras_norms.models.statistics_layers import momentum_now
+from keras_norms.printable import printable
 from keras_norms.schedules import momentum_at, moves_after, value_at
 
 # Options that stock layers do not have, and their values where they change nothing.
@@ -67,9 +68,9 @@ def renorm_from_stock(layer, **arguments):
     apart = max(np.max(np.abs(_value(layer, a) - _value(layer, b)), initial=0.0) for a, b in pairs)
     if apart > 1e-6 * np.max(np.abs(_value(layer, "moving_stddev")), initial=0.0):
         warnings.warn(
-            f"renorm_from_stock: the two sets of statistics of '{layer.name}' differ by up to "
-            f"{apart:.3g}; moving_mean and moving_stddev are used, renorm_mean and renorm_stddev "
-            "are not.",
+            f"renorm_from_stock: the two sets of statistics of '{printable(layer.name)}' differ by "
+            f"up to {apart:.3g}; moving_mean and moving_stddev are used, renorm_mean and "
+            "renorm_stddev are not.",
             stacklevel=2,
         )
     return converted
@@ -116,7 +117,7 @@ def renorm_to_stock(layer):
     if lost:
         warnings.warn(
             f"renorm_to_stock: stock Keras has no counterpart for {', '.join(lost)} of "
-            f"'{layer.name}'.",
+            f"'{printable(layer.name)}'.",
             stacklevel=2,
         )
     stock = keras.layers.BatchNormalization.from_config(

@@ -8,6 +8,7 @@ from keras_norms.layers.batchless_normalization import BatchlessNormalization
 from keras_norms.models.activation_statistics import ActivationStatistics, merged
 from keras_norms.models.batches import InputBatches
 from keras_norms.models.observed import ObservedModel
+from keras_norms.printable import called, printable
 
 CALLER = "initialize_statistics"
 REMEDY = "Use `assign_statistics` for it."
@@ -98,7 +99,7 @@ def _strata(model, layers, batch):
     if not needs:
         raise ValueError(
             f"{CALLER}: the model must run at least one BatchlessNormalization layer. "
-            f"Received: {type(model).__name__} '{model.name}' without."
+            f"Received: {called(model)} without."
         )
     strata: list[list] = []
     done: set = set()
@@ -121,7 +122,7 @@ def _statistics(model, stratum, batches, progress):
         if not (count > 1).all():
             raise ValueError(
                 f"{CALLER}: `data` must hold at least two values for every channel of layer "
-                f"'{layer.name}'. Received: {count.min():g}."
+                f"'{printable(layer.name)}'. Received: {count.min():g}."
             )
         stddev = np.sqrt(variance)
         if not (np.isfinite(mean).all() and np.isfinite(stddev).all()):
@@ -129,6 +130,6 @@ def _statistics(model, stratum, batches, progress):
             raise ValueError(
                 f"{CALLER}: `data` must lead to finite statistics. Received: mean "
                 f"{mean[channel]:g} and standard deviation {stddev[channel]:g} in channel "
-                f"{channel} of layer '{layer.name}'."
+                f"{channel} of layer '{printable(layer.name)}'."
             )
         yield layer, (mean, np.where(stddev > layer.epsilon, stddev, 1.0))

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_norms.keras_api import forget_losses, state_kept
 from keras_norms.ops.layout import ChannelView, canonical_axes
 from keras_norms.ops.weights import row_weights
+from keras_norms.printable import printable
 
 
 class ObservedModel:
@@ -41,8 +42,8 @@ class ObservedModel:
         for call in calls:
             if call.graph is not tf.compat.v1.get_default_graph():
                 raise ValueError(
-                    f"{self._owner}: layer '{call.layer.name}' runs inside a tf.cond, a loop or a "
-                    f"tf.function, where its inputs cannot be reached. {self._remedy}"
+                    f"{self._owner}: layer '{printable(call.layer.name)}' runs inside a tf.cond, a "
+                    f"loop or a tf.function, where its inputs cannot be reached. {self._remedy}"
                 )
         return self._compute(calls, *arguments)
 
@@ -56,9 +57,10 @@ class ObservedModel:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             # TensorFlow begins with where in the graph it was.
             telling = [line for line in lines if "rror:" not in line and "Detected at" not in line]
+            first = printable((telling or lines)[0])
             raise ValueError(
                 f"{self._owner}: `data` must fit the model. Received: a batch of "
-                f"{', '.join(parts)}, which the model cannot take: {(telling or lines)[0]}"
+                f"{', '.join(parts)}, which the model cannot take: {first}"
             ) from error
 
     def over(self, batches, progress):
@@ -101,7 +103,7 @@ class Call(NamedTuple):
         rank = self.inputs.shape.rank
         axes = canonical_axes(self.layer.axis, rank)
         view = ChannelView(axes, rank)
-        weights = row_weights(self.mask, self.inputs, axes, f"layer '{self.layer.name}'")
+        weights = row_weights(self.mask, self.inputs, axes, f"layer '{printable(self.layer.name)}'")
         weights = None if weights is None else view.apply(weights)
         return view.apply(tf.cast(self.inputs, self.layer.compute_dtype)), weights, view.axis
 

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from keras_norms.keras_api import nested_layers
+from keras_norms.printable import called
 from keras_norms.schedules import momentum_at
 from keras_norms.statistics.moving_statistics import KINDS
 
@@ -14,7 +15,7 @@ def named(layers):
         name, number = layer.name, 0
         while name in by_name:
             number += 1
-            name = f"{layer.name}_{number}"
+            name = layer.name + f"_{number}"
         by_name[name] = layer
     return by_name
 
@@ -29,7 +30,7 @@ def batch_statistics_layers(model, owner):
     if not layers:
         raise ValueError(
             f"{owner}: the model must have a layer with batch statistics, such as a "
-            f"BatchNormalization. Received: {type(model).__name__} '{model.name}' without."
+            f"BatchNormalization. Received: {called(model)} without."
         )
     return layers
 

@@ -4,6 +4,7 @@ import warnings
 
 from keras_norms.keras_api import keras, nested_layers
 from keras_norms.layers.batchless_normalization import BatchlessNormalization
+from keras_norms.printable import called
 
 
 def exclude_statistics_from_weight_decay(optimizer, model, var_names=()):
@@ -54,7 +55,7 @@ def exclude_statistics_from_weight_decay(optimizer, model, var_names=()):
     if not weights:
         raise ValueError(
             "exclude_statistics_from_weight_decay: the model must have a BatchlessNormalization "
-            f"that is built. Received: {type(model).__name__} '{model.name}' without."
+            f"that is built. Received: {called(model)} without."
         )
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     if not hasattr(inner, "exclude_from_weight_decay"):
