@@ -86,7 +86,8 @@ def test_writing_traces_the_reference(monkeypatch, tmp_path, strategy, writer):
         return kernel
 
     names = ("moments", "blend")
-    kernels = {name: noting(name) for name in names} | {"sums": reference.sums}
+    kernels = {name: noting(name) for name in names}
+    kernels |= {"sums": reference.sums, "has_gradient": reference.has_gradient}
     monkeypatch.setattr(choice, "native", types.SimpleNamespace(**kernels))
     monkeypatch.setattr(choice, "native_status", lambda: choice.NativeStatus(True, "here"))
     model = trained(strategy)
