@@ -16,7 +16,8 @@ ffi::Error Handle(cudaStream_t stream, ffi::ScratchAllocator allocator, ffi::Rem
   if (!problem.empty()) return ffi::Error::InvalidArgument(problem);
   // Given back when this returns; XLA hands it out again in the order of the stream.
   const int64_t size = ScratchSize(arguments);
-  const auto scratch = size > 0 ? allocator.Allocate(size, 64) : nullptr;
+  // XLA gives 256 bytes of alignment and refuses a request for more than 16.
+  const auto scratch = size > 0 ? allocator.Allocate(size, 16) : nullptr;
   if (!scratch.has_value()) return ffi::Error::Internal("no scratch memory on the device");
   const char* failure = Kernel(arguments, *scratch, stream);
   return failure == nullptr ? ffi::Error::Success() : ffi::Error::Internal(failure);
