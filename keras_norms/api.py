@@ -2,23 +2,13 @@
 
 from keras_norms import callbacks, conversion, diagnostics, ops, schedules
 from keras_norms.layers.batch_normalization import BatchNormalization
-from keras_norms.layers.batch_renormalization import (
-    BatchRenormalization,
-)
-from keras_norms.layers.batchless_normalization import (
-    BatchlessNormalization,
-)
-from keras_norms.layers.regularized_batch_normalization import (
-    RegularizedBatchNormalization,
-)
-from keras_norms.layers.sync_batch_normalization import (
-    SyncBatchNormalization,
-)
+from keras_norms.layers.batch_renormalization import BatchRenormalization
+from keras_norms.layers.batchless_normalization import BatchlessNormalization
+from keras_norms.layers.regularized_batch_normalization import RegularizedBatchNormalization
+from keras_norms.layers.sync_batch_normalization import SyncBatchNormalization
 from keras_norms.models.initialization import initialize_statistics
 from keras_norms.ops.choice import NativeStatus, implementation, native_status, set_implementation
-from keras_norms.training.weight_decay import (
-    exclude_statistics_from_weight_decay,
-)
+from keras_norms.training.weight_decay import exclude_statistics_from_weight_decay
 
 __all__ = [
     "BatchNormalization",

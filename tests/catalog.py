@@ -48,6 +48,12 @@ ROWS = {
         (8, 5),
     ),
     "batch_bare": Row(keras_norms.BatchNormalization, dict(center=False, scale=False), (8, 5)),
+    "batch_average": Row(
+        keras_norms.BatchNormalization,
+        dict(momentum=None),
+        (8, 5),
+        ("moving_mean", "moving_variance", "step"),
+    ),
     "batch_synchronized": Row(keras_norms.BatchNormalization, dict(synchronized=True), (8, 5)),
     "batchless": Row(BATCHLESS, {}, (8, 4, 3), (), ("mean", "log_stddev")),
     "batchless_first": Row(
