@@ -17,6 +17,7 @@ from keras_norms.layers.rules import check_arguments, check_batch_options
 from keras_norms.layers.stock_config import stock_config
 from keras_norms.ops.kernels import blend
 from keras_norms.schedules import checked_momentum, momentum_at, needs_step
+from keras_norms.statistics.effective_size import SIZED_MOMENTS
 from keras_norms.statistics.moments import MOMENTS
 from keras_norms.statistics.moving_average import MovingAverage
 from keras_norms.statistics.moving_statistics import MOVING_VARIANCE
@@ -27,7 +28,6 @@ from keras_norms.statistics.replicas import ReplicaGroup
 class BatchNormalizationBase(ChannelNormalization):
     """See `BatchNormalization`, whose arguments these are."""
 
-    statistic = MOMENTS
     kept = MOVING_VARIANCE
 
     def __init__(
@@ -111,7 +111,12 @@ class BatchNormalizationBase(ChannelNormalization):
         """The share of the old moving value kept: a number, a schedule, a variable or None."""
         return self._momentum.value
 
-    # What a layer of the family overrides, beside `statistic` and `kept`:
+    # What a layer of the family overrides, beside `kept`:
+
+    @property
+    def statistic(self):
+        """What is taken of each batch; see `Statistic`."""
+        return SIZED_MOMENTS if self.unbiased_moving_variance else MOMENTS
 
     @property
     def counts_steps(self):
@@ -165,12 +170,13 @@ class BatchNormalizationBase(ChannelNormalization):
     def _update(self, state, statistics, enabled):
         """Remembers the batch, and returns the new state. `enabled` is None or a bool tensor."""
         old = [state[name] for name in self.kept.names]
-        new = self._moving_average(state).updated(*old, statistics, enabled)
+        rule = self._moving_average(state)
+        new = rule.updated(*old, statistics, enabled)
         for name, value in zip(self.kept.names, new, strict=True):
             self._assign(getattr(self, name), value)
         if self.counts_steps:
-            # The average of all batches is one of those in which anything counts.
-            counts = self.momentum is not None or tf.reduce_any(statistics.count > 0.0)
+            # The average of all batches is one of those that are in it.
+            counts = self.momentum is not None or rule.takes(statistics)
             is_step = counts if enabled is None else tf.logical_and(counts, enabled)
             self.step.assign(state["step"] + tf.cast(is_step, tf.int64))
         return dict(zip(self.kept.names, new, strict=True))

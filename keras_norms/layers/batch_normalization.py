@@ -61,9 +61,11 @@ class BatchNormalization(BatchNormalizationBase):
         virtual_batch_size: take statistics over groups of so many samples, the last one
             taking the remainder ("ghost batches"); the moving statistics average them by count.
             Not with `synchronized`. Defaults to `None`.
-        unbiased_moving_variance: whether the moving variance averages `variance * count /
-            (count - 1)` (where the count is above 1), as PyTorch and the fused layer of Keras 2 do.
-            Defaults to `False`, as Keras 3.
+        unbiased_moving_variance: whether the moving variance averages `variance * n / (n - 1)`
+            (where n is above 1), as PyTorch and the fused layer of Keras 2 do. n is the effective
+            size, `sum(w)^2 / sum(w^2)`: how many values count, where weights are 0 or 1, and for
+            sample weights of any scale the number of equal weights that tell as much. Each
+            virtual batch is corrected by its own. Defaults to `False`, as Keras 3.
         skip_nonfinite_updates: whether a batch whose statistics hold NaN or Inf leaves
             the moving statistics alone. Defaults to `False`.
         max_update: the most that a batch may pull: its mean and standard deviation count as at

@@ -19,8 +19,8 @@ class MovingAverage(NamedTuple):
         momentum: the share of the old value kept, in [0, 1]; a number or a scalar tensor.
         epsilon: the layer's epsilon.
         kept: the spread that is averaged.
-        unbiased: whether the batch variance is multiplied by count / (count - 1) where
-            the count is above 1.
+        unbiased: whether the batch variance is multiplied by n / (n - 1), with the effective
+            size n of the batch, where n is above 1. The batch then is `SizedMoments`.
         skip_nonfinite: whether a batch with a mean or variance that is not finite, in any
             channel, is left out.
         max_update: None, or the number of stored standard deviations that the mean and
@@ -52,19 +52,18 @@ class MovingAverage(NamedTuple):
                 _average(value, count) for value in (batch_mean, batch_spread)
             )
             count = tf.reduce_sum(count, 0)
-        batch_mean = tf.cast(batch_mean, mean.dtype)
-        batch_spread = tf.cast(batch_spread, spread.dtype)
         keep = count > 0.0
         if enabled is not None:
             keep = tf.logical_and(keep, enabled)
         if self.skip_nonfinite:
-            # One test of the sum of both: it is finite only if each of them is.
-            finite = tf.math.is_finite(batch_mean + batch_spread)
-            keep = tf.logical_and(keep, tf.reduce_all(finite))
+            keep = tf.logical_and(keep, _is_finite(batch))
         if self.max_update is not None:
             # A limit cannot hold NaN, so channels with it are left out.
             keep = tf.logical_and(keep, tf.math.is_finite(batch_mean + batch_spread))
-            batch_mean, batch_spread = self._bounded(mean, spread, batch_mean, batch_spread)
+            stored = (tf.cast(value, tf.float64) for value in (mean, spread))
+            batch_mean, batch_spread = self._bounded(*stored, batch_mean, batch_spread)
+        batch_mean = tf.cast(batch_mean, mean.dtype)
+        batch_spread = tf.cast(batch_spread, spread.dtype)
         # Where nothing is to change the batch has a share of 0, which no NaN passes.
         share = tf.where(keep, _as_scalar(1.0 - self.momentum, mean.dtype), 0.0)
         kept = 1.0 - share
@@ -73,11 +72,19 @@ class MovingAverage(NamedTuple):
             for old, batch in ((mean, batch_mean), (spread, batch_spread))
         )
 
+    def takes(self, batch):
+        """Whether anything of a batch is averaged, a bool scalar."""
+        takes = tf.reduce_any(batch.count > 0.0)
+        return tf.logical_and(takes, _is_finite(batch)) if self.skip_nonfinite else takes
+
     def _variance(self, batch):
         if not self.unbiased:
             return batch.variance
-        n = batch.count
-        return batch.variance * tf.where(n > 1.0, n / tf.maximum(n - 1.0, 1e-300), 1.0)
+        above_one = batch.size - 1.0
+        # One value with a weight that is rounded has a size of 1 but for rounding: no variance.
+        corrects = above_one > 1e-9
+        factor = tf.where(corrects, batch.size / tf.where(corrects, above_one, 1.0), 1.0)
+        return batch.variance * factor
 
     def _bounded(self, mean, spread, batch_mean, batch_spread):
         """The batch's mean and spread, within `max_update` stored standard deviations."""
@@ -94,6 +101,11 @@ class MovingAverage(NamedTuple):
             tf.clip_by_value(batch_mean, mean - limit, mean + limit),
             tf.where(inside, batch_spread, self.kept.of_variance(variance, self.epsilon)),
         )
+
+
+def _is_finite(batch):
+    """Whether mean and variance are finite in all channels; their sum is only if both are."""
+    return tf.reduce_all(tf.math.is_finite(batch.mean + batch.variance))
 
 
 def _as_scalar(value, dtype):

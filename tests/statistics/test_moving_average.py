@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_norms.ops.moments import Moments
+from keras_norms.statistics.effective_size import SizedMoments
 from keras_norms.statistics.moving_average import MovingAverage
 from keras_norms.statistics.moving_statistics import MOVING_STDDEV
 
@@ -12,7 +13,8 @@ pytestmark = pytest.mark.each_tensorflow
 
 
 def update(rule, mean, variance, batch, enabled=None):
-    batch = Moments(*(tf.constant(v, tf.float64) for v in batch))
+    kind = Moments if len(batch) == 3 else SizedMoments
+    batch = kind(*(tf.constant(v, tf.float64) for v in batch))
     results = rule.updated(tf.constant(mean), tf.constant(variance), batch, enabled)
     return [value.numpy().tolist() for value in results]
 
@@ -40,10 +42,10 @@ def test_a_count_of_zero_or_a_false_gate_changes_nothing():
     assert update(rule, [1.0], [2.0], batch, tf.constant(True)) == [[2.0], [3.0]]
 
 
-@pytest.mark.parametrize("count, factor", [(0.5, 1.0), (1.0, 1.0), (1.5, 3.0), (4.0, 4 / 3)])
-def test_unbiased_uses_the_count_where_it_is_above_one(count, factor):
+@pytest.mark.parametrize("size, factor", [(1.0, 1.0), (1.0 + 1e-10, 1.0), (1.5, 3.0), (4.0, 4 / 3)])
+def test_unbiased_uses_the_effective_size_where_it_is_above_one(size, factor):
     rule = MovingAverage(0.0, 0.0, unbiased=True)
-    _, variance = update(rule, [0.0], [0.0], ([0.0], [6.0], [count]))
+    _, variance = update(rule, [0.0], [0.0], ([0.0], [6.0], [9.0], [size]))
     np.testing.assert_allclose(variance, [6.0 * factor], rtol=1e-6)
 
 
