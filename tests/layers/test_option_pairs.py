@@ -1,0 +1,113 @@
+"""Every pair of options of the batch-statistics layers, against NumPy: outputs, state, penalty."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_norms
+from tests import strategies
+from tests.option_oracle import TrainingOracle
+
+pytestmark = pytest.mark.each_tensorflow
+
+# Those under "mask" and "weights" are arguments of the call.
+OPTIONS = {
+    "virtual": dict(virtual_batch_size=3),
+    "unbiased": dict(unbiased_moving_variance=True),
+    "skip": dict(skip_nonfinite_updates=True),
+    "bound": dict(max_update=0.5),
+    "synchronized": dict(synchronized=True),
+    "average": dict(momentum=None),
+    "mask": {},
+    "weights": {},
+}
+REFUSED = {("virtual", "synchronized")}
+PAIRS = sorted(set(itertools.combinations(OPTIONS, 2)) - {("mask", "weights")})
+ROWS = {
+    # Virtual batches in which nothing counts, one value and two; and one of a single weight.
+    "mask": np.array([0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0]),
+    "weights": np.array([0.3, 0.04, 0.0, 0.1, 0.0, 0.0, 0.3, 0.28]),
+}
+EPSILON = 1e-2
+LIMITS = dict(r_max=1.5, d_max=0.4)
+PENALTY = dict(mean_weight=0.3, variance_weight=0.2)
+LAYERS = {
+    "batch": (keras_norms.BatchNormalization, {}),
+    "renorm": (keras_norms.BatchRenormalization, LIMITS),
+    "regularized": (keras_norms.RegularizedBatchNormalization, PENALTY),
+}
+
+
+def batches(pair):
+    generator = np.random.default_rng(7)
+    found = [generator.normal(0.5, 1.0 + i, size=(8, 3)) for i in range(3)]
+    if "skip" in pair:
+        found[1][7, 1] = np.nan
+    return found
+
+
+def penalty_of(oracle, found):
+    """Of the moving statistics after the update, averaged over virtual batches by count."""
+    total = sum(count.mean() for count, _, _ in found)
+    penalties = (
+        count.mean()
+        / total
+        * np.sum(
+            PENALTY["mean_weight"] * (mean - oracle.mean) ** 2
+            + PENALTY["variance_weight"] * np.abs(variance - oracle.spread)
+        )
+        for count, mean, variance in found
+        if count.mean() > 0.0
+    )
+    return sum(penalties)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_a_pair_of_options(pair, kind):
+    layer_class, own = LAYERS[kind]
+    options = {"momentum": 0.6, **OPTIONS[pair[0]], **OPTIONS[pair[1]]}
+    if pair in REFUSED:
+        with pytest.raises(ValueError, match="cannot be synchronized"):
+            layer_class(**own, **options)
+        return
+    is_renorm = kind == "renorm"
+    oracle = TrainingOracle(3, EPSILON, is_renorm, tuple(LIMITS.values()), **options)
+    rows = next((ROWS[name] for name in pair if name in ROWS), None)
+    if "synchronized" in pair and kind == "batch":
+        layer_class = keras_norms.SyncBatchNormalization
+        del options["synchronized"]
+    arguments = dict(center=False, scale=False, epsilon=EPSILON, dtype="float64")
+    arguments |= own | options
+    replicas = 2 if "synchronized" in pair else 1
+    strategy = strategies.mirrored(replicas)
+    with strategy.scope():
+        layer = layer_class(**arguments)
+        layer.build((None, 3))
+    cut = slice(0, 4), slice(4, 8)
+
+    def step(x, weights):
+        y = layer(x, training=True, mask=None if rows is None else weights)
+        return y, tf.add_n(layer.losses) if layer.losses else tf.constant(0.0, tf.float64)
+
+    for x in batches(pair):
+        weights = tf.constant(np.ones(8) if rows is None else rows)
+        if replicas == 1:
+            y, penalty = (np.asarray(value) for value in step(tf.constant(x), weights))
+        else:
+            parts = [[value[part] for part in cut] for value in (tf.constant(x), weights)]
+            y, penalty = strategies.run(strategy, step, *parts)
+            y, penalty = np.concatenate(y), penalty[0]
+        expected, found = oracle(x, rows)
+        np.testing.assert_allclose(y, expected, rtol=1e-9, atol=1e-9)
+        spread = layer.moving_stddev if is_renorm else layer.moving_variance
+        np.testing.assert_allclose(layer.moving_mean, oracle.mean, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(spread, oracle.spread, rtol=1e-9)
+        if kind == "regularized":
+            np.testing.assert_allclose(penalty, penalty_of(oracle, found), rtol=1e-9)
+    if "average" in pair:
+        assert int(tf.convert_to_tensor(layer.step)) == oracle.batches
+    elif is_renorm:
+        assert int(tf.convert_to_tensor(layer.step)) == 3
