@@ -136,6 +136,23 @@ def test_unbiased_moving_variance():
     np.testing.assert_allclose(states(layer)[1], [38 / 3, 14 / 3], rtol=1e-14)
 
 
+@pytest.mark.parametrize("scale", [1e-6, 0.2500001, 1.0])
+def test_unbiased_moving_variance_does_not_depend_on_the_scale_of_weights(scale):
+    """With weights that sum to a little above 1 the count would be no size of a sample."""
+    layer = layer_with(2, unbiased_moving_variance=True, momentum=0.0)
+    layer(tf.constant(X), training=True, mask=tf.fill([4], tf.constant(scale, tf.float64)))
+    np.testing.assert_allclose(states(layer)[1], [38 / 3, 14 / 3], rtol=1e-12)
+
+
+def test_each_virtual_batch_is_corrected_by_its_own_size():
+    """The unbiased variance of pairs of standard normal values is 1 on average."""
+    x = np.random.default_rng(0).normal(size=(20_000, 1))
+    layer = layer_with(1, virtual_batch_size=2, unbiased_moving_variance=True, momentum=0.0)
+    layer(tf.constant(x), training=True)
+    pairs = x.reshape(-1, 2).var(axis=1, ddof=1)
+    np.testing.assert_allclose(states(layer)[1], [pairs.mean()], rtol=1e-12)
+
+
 def test_without_center_and_scale():
     layer = keras_norms.BatchNormalization(center=False, scale=False, dtype="float64")
     y = layer(tf.constant(X), training=True)
