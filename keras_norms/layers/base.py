@@ -8,7 +8,14 @@ import functools
 
 import tensorflow as tf
 
-from keras_norms.keras_api import add_moving_statistic, add_step, check_may_build, keras
+from keras_norms.arguments import require
+from keras_norms.keras_api import (
+    add_moving_statistic,
+    add_step,
+    check_may_build,
+    is_variable,
+    keras,
+)
 from keras_norms.layers.advice import has_single_values, warn_of_single_values
 from keras_norms.layers.channels import ChannelNormalization, Untracked, argument_names
 from keras_norms.layers.inputs import static_if_possible
@@ -110,6 +117,17 @@ class BatchNormalizationBase(ChannelNormalization):
     def momentum(self):
         """The share of the old moving value kept: a number, a schedule, a variable or None."""
         return self._momentum.value
+
+    @momentum.setter
+    def momentum(self, value):
+        """Acts on what is traced from then on, as in stock Keras. A variable acts at once."""
+        rule = "a variable for `momentum` is given at construction"
+        require(not is_variable(value), self._owner, rule, momentum=value)
+        value = checked_momentum(value, self._owner)
+        rule = "a `momentum` that needs a count of steps is given at construction"
+        has_steps = not self.built or self.counts_steps
+        require(has_steps or not needs_step(value), self._owner, rule, momentum=value)
+        self._momentum = Untracked(value)
 
     # What a layer of the family overrides, beside `kept`:
 

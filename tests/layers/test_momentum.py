@@ -101,6 +101,24 @@ def test_rejects(momentum):
         keras_norms.BatchNormalization(momentum=momentum, name="norm")
 
 
+def test_a_momentum_that_is_assigned():
+    """As with stock layers, where users freeze the moving statistics by it."""
+    layer = keras_norms.BatchNormalization(momentum=0.5, dtype="float64", name="norm")
+    layer(tf.constant(BATCHES[0]), training=True)
+    before = np.asarray(layer.moving_mean)
+    layer.momentum = 1.0
+    layer(tf.constant(BATCHES[1]), training=True)
+    np.testing.assert_array_equal(layer.moving_mean, before)
+    for wrong, rule in (
+        (1.5, r"'norm': `momentum` must be a number in \[0, 1\]"),
+        (None, "'norm': a `momentum` that needs a count of steps is given at construction"),
+        (tf.Variable(0.5), "'norm': a variable for `momentum` is given at construction"),
+    ):
+        with pytest.raises(ValueError, match=rule):
+            layer.momentum = wrong
+        assert layer.momentum == 1.0
+
+
 def test_rejects_a_variable_out_of_range():
     with pytest.raises(ValueError, match="must hold a number in"):
         keras_norms.BatchNormalization(momentum=tf.Variable(2.0))
