@@ -41,8 +41,9 @@ class SizedMomentsStatistic(MomentsStatistic):
 
     def finish(self, parts):
         *moments, squares = parts
-        found = super().finish(moments)
-        return SizedMoments(*found, tf.math.divide_no_nan(tf.square(found.count), squares))
+        mean, variance, count = super().finish(moments)
+        size = tf.math.divide_no_nan(tf.square(count), squares)
+        return SizedMoments(mean, variance, count, size)
 
 
 SIZED_MOMENTS = SizedMomentsStatistic()

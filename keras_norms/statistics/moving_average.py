@@ -60,8 +60,8 @@ class MovingAverage(NamedTuple):
         if self.max_update is not None:
             # A limit cannot hold NaN, so channels with it are left out.
             keep = tf.logical_and(keep, tf.math.is_finite(batch_mean + batch_spread))
-            stored = (tf.cast(value, tf.float64) for value in (mean, spread))
-            batch_mean, batch_spread = self._bounded(*stored, batch_mean, batch_spread)
+            old_mean, old_spread = (tf.cast(value, tf.float64) for value in (mean, spread))
+            batch_mean, batch_spread = self._bounded(old_mean, old_spread, batch_mean, batch_spread)
         batch_mean = tf.cast(batch_mean, mean.dtype)
         batch_spread = tf.cast(batch_spread, spread.dtype)
         # Where nothing is to change the batch has a share of 0, which no NaN passes.
