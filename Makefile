@@ -79,8 +79,8 @@ bench: .venv/test
 	@for name in layers family monitor resnet50 replicas; do echo "-- $$name"; $(MAIN) benchmarks/$$name.py; done
 
 clean:
-	@echo "== Removing environments, builds, caches and demo_output"
-	@rm -rf .venv .venv-addons build dist *.egg-info demo_output keras_norms/ops/_native
+	@echo "== Removing environments, builds, caches, demo_output and streaming_output"
+	@rm -rf .venv .venv-addons build dist *.egg-info demo_output streaming_output keras_norms/ops/_native
 	@rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -119,12 +119,12 @@ INSTALL = pip install -q --no-build-isolation
 
 .venv/test: $(METADATA) $(SOURCES) .venv/tensorflow
 	@echo "== Building the compiled library; installing the tools into .venv (2-4 minutes)"
-	@$(MAIN) -m $(INSTALL) -c requirements/main.txt -e '.[legacy,examples,jax,dev]'
+	@$(MAIN) -m $(INSTALL) -c requirements/main.txt -e '.[legacy,examples,experiments,jax,dev]'
 	@touch $@
 
 .venv-addons/test: $(METADATA) $(SOURCES) .venv-addons/tensorflow
 	@echo "== Building the compiled library; installing the tools into .venv-addons (2-4 minutes)"
-	@$(ADDONS) -m $(INSTALL) -c requirements/addons.txt -e '.[addons,examples,dev]'
+	@$(ADDONS) -m $(INSTALL) -c requirements/addons.txt -e '.[addons,examples,experiments,dev]'
 	@touch $@
 
 native:

@@ -40,7 +40,7 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
     The published weights, 0.1 and 0.01, are for losses that are summed over the tokens of a batch,
     4096 of them; Keras takes the mean, so the defaults are those divided by 4096. See
     `weight_of_token_sum`. They were found for losses of tokens; for one loss per text,
-    `examples/text_classification.py` takes 600 / 4096 and 60 / 4096.
+    `experiments/text_classification` takes 600 / 4096 and 60 / 4096.
 
     In a custom loop add `model.losses` to the loss; on several replicas each has the whole
     penalty, and all is divided by their number, as Keras does in `fit`.

@@ -1,0 +1,1 @@
+"""Drift of activation statistics, and poisoned batches, on CIFAR-10."""

@@ -1,0 +1,1 @@
+"""Normalization with few images in each statistic, on CIFAR-10."""

@@ -1,0 +1,1 @@
+"""A stream of single images that changes on the way."""

@@ -1,0 +1,1 @@
+"""Batch normalization in a small Transformer encoder, on SST-2."""

@@ -1,0 +1,1 @@
+"""What the studies on texts share: networks, training and report."""
