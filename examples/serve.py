@@ -1,6 +1,6 @@
 """Predicts with an exported model in a process that cannot import keras_norms.
 
-python examples/serve.py MODEL_DIRECTORY IMAGES.npy PREDICTIONS.npy
+python examples/serve.py MODEL_FOLDER IMAGES.npy PREDICTIONS.npy
 """
 
 import sys
@@ -14,12 +14,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
-
-def main():
-    directory, images, predictions = sys.argv[1:]
-    model = tf.saved_model.load(directory)
-    np.save(predictions, model.serve(np.load(images)).numpy())
-
-
-if __name__ == "__main__":
-    main()
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
+folder, images, predictions = sys.argv[1:]
+model = tf.saved_model.load(folder)
+np.save(predictions, model.serve(np.load(images)).numpy())

@@ -1,128 +1,99 @@
-"""The examples run, and say one sentence about bad input."""
+"""The examples run as they are, stay short, and import public names only."""
 
+import ast
 import json
+import pathlib
 import re
+import subprocess
+import sys
 
-import numpy as np
 import pytest
-import tensorflow as tf
 
-from keras_norms.keras_api import keras
+import keras_norms
+from keras_norms import api
 
-from .example_runs import check_rejected, run, save_jpegs
+ROOT = pathlib.Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+# What the output of a short example must contain.
+PRINTED = {
+    "custom_loop": r"Largest difference to one replica: \de-1\d",
+    "one_class_batches": r"BatchRenormalization: accuracy [4-9]\d\.",
+    "padded_texts": r"RegularizedBatchNormalization: gap of the mean 0\.\d",
+    "single_instances": r"E\[z\^2\] of hidden: largest [2-9]",
+    "watch_inputs": r"Sensor 3 reads half: sensors channel 3",
+}
+# TensorFlow takes seconds to load: one process runs all of the short ones.
+RUN = """
+import contextlib, io, json, runpy, sys
+
+found = {}
+for path in sys.argv[1:]:
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        runpy.run_path(path, run_name="__main__")
+    found[path] = output.getvalue()
+print(json.dumps(found))
+"""
+
+
+def finished(*command):
+    command = [sys.executable, *map(str, command)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout
 
 
 def test_quickstart_trains_exports_and_serves(tmp_path):
-    result = run("quickstart", "--smoke", "--out", tmp_path / "out")
-    assert result.returncode == 0, result.stderr[-2000:]
+    output = finished(EXAMPLES / "quickstart.py", "--smoke", "--out", tmp_path / "out")
     # Trained on the compiled library, served by plain TensorFlow: the same within rounding.
-    difference = re.search(r"largest difference to the trained model's: (\S+)", result.stdout)
+    difference = re.search(r"without keras_norms: largest difference (\S+)", output)
     assert float(difference[1]) < 1e-5
-    assert {"per replica", "synchronized"} <= set(re.findall(r"│ (\w+(?: \w+)?)", result.stdout))
-    assert (tmp_path / "out" / "curves.png").stat().st_size > 10_000
+    assert "│ BatchNormalization" in output and "│ SyncBatchNormalization" in output
 
 
 @pytest.mark.main_leg
-def test_quickstart_rejects(tmp_path):
-    images, labels = np.zeros((8, 8, 8)), np.zeros(8, int)
-    files = {
-        "incomplete": dict(x_train=images),
-        "uneven": dict(x_train=images, y_train=labels[:7], x_test=images, y_test=labels),
-    }
-    for name, arrays in files.items():
-        np.savez(tmp_path / f"{name}.npz", **arrays)
-    cases = [
-        (("--data", tmp_path / f"{name}.npz", "--smoke"), message)
-        for name, message in {
-            "none": "there is no file",
-            "incomplete": "has no array y_train, x_test, y_test",
-            "uneven": "a label for each of 8 images, but has shape (7,)",
-        }.items()
-    ]
-    check_rejected("quickstart", cases, tmp_path)
+def test_quickstart_says_one_sentence_about_bad_input(tmp_path):
+    path = tmp_path / "file"
+    path.touch()
+    command = [sys.executable, EXAMPLES / "quickstart.py", "--out", path]
+    result = subprocess.run(command, capture_output=True, text=True)
+    last = result.stderr.splitlines()[-1]
+    assert result.returncode == 2 and last == f"quickstart: {path} is a file, not a folder."
 
 
 @pytest.mark.main_leg
-def test_streaming_resumes_as_if_it_had_never_stopped(tmp_path):
-    """Bit by bit: weights, the optimizer's state, and what was recorded on the way."""
-    options = ("--step-at", "400")
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    for arguments in (
-        (*options, "--instances", "1000", "--out", whole),
-        (*options, "--instances", "500", "--out", parts),
-        ("--instances", "500", "--out", parts, "--resume"),
-    ):
-        result = run("streaming", *arguments)
-        assert result.returncode == 0, result.stderr[-2000:]
-    assert "images to return" in result.stdout
-    assert (parts / "second_moments.png").stat().st_size > 10_000
-    straight, resumed = (
-        keras.models.load_model(folder / "stream.keras") for folder in (whole, parts)
-    )
-    for optimizer in (straight.optimizer, resumed.optimizer):
-        assert int(optimizer.iterations) == 1000
-    states = [[*model.weights, *values(model.optimizer.variables)] for model in (straight, resumed)]
-    assert len(states[0]) == len(states[1]) > 30
-    for one, other in zip(*states, strict=True):
-        np.testing.assert_array_equal(*(np.asarray(tf.convert_to_tensor(v)) for v in (one, other)))
-    records = [json.loads((folder / "record.json").read_text()) for folder in (whole, parts)]
-    assert records[0]["moments"] == records[1]["moments"]
-
-
-def values(variables):
-    return variables() if callable(variables) else variables
+def test_short_examples_run_and_show_what_they_say():
+    paths = [EXAMPLES / f"{name}.py" for name in PRINTED]
+    found = json.loads(finished("-c", RUN, *paths).splitlines()[-1])
+    for path, pattern in zip(paths, PRINTED.values(), strict=True):
+        assert re.search(pattern, found[str(path)]), f"{path.name}: {found[str(path)]}"
 
 
 @pytest.mark.main_leg
-def test_streaming_rejects(tmp_path):
-    cases = [
-        (("--instances", "0"), "--instances must be positive"),
-        (("--resume",), "there is nothing to resume"),
-        (("--data", "nothing.npz"), "there is no file nothing.npz"),
-    ]
-    check_rejected("streaming", cases, tmp_path)
+def test_examples_are_short_and_use_public_names_only():
+    paths = sorted(EXAMPLES.glob("*.py"))
+    assert {path.stem for path in paths} == {*PRINTED, "quickstart", "serve"}
+    for path in paths:
+        text = path.read_text()
+        assert text.count("\n") < 80, f"{path.name} has {text.count(chr(10))} lines"
+        for name in names_of(ast.parse(text)):
+            assert is_public(name), f"{path.name} uses {name}"
 
 
-@pytest.fixture(scope="module")
-def jpegs(tmp_path_factory):
-    """Images of noise."""
-    generator = np.random.default_rng(1)
-    parts = {
-        part: (generator.integers(0, 256, (count, 32, 32, 3)), np.arange(count) % 10)
-        for part, count in (("train", 128), ("test", 32))
-    }
-    return save_jpegs(tmp_path_factory.mktemp("jpegs") / "images.npz", **parts)
+def names_of(tree):
+    """What a script imports, and the names that it takes from keras_norms."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith("keras_norms."):
+            yield ast.unparse(node)
 
 
-@pytest.mark.full
-def test_small_batches_trains_goes_on_and_reports(jpegs, tmp_path):
-    """The second call finds the runs of the first and adds what is missing."""
-    options = ["--data", jpegs, "--images", 128, "--test-images", 32, "--epochs", 2]
-    options += ["--seeds", 1, "--out", tmp_path]
-    for settings in (["groups-4", "pairs"], ["groups-4", "pairs", "whole"]):
-        methods = ["BN", "BRN"] + ["Batchless"] * ("whole" in settings)
-        result = run("small_batches", *options, "--settings", *settings, "--methods", *methods)
-        assert result.returncode == 0, result.stderr[-2000:]
-    assert "groups-4" not in re.findall(r"^(\S+) \S+ 1: ", result.stdout, re.MULTILINE)
-    content = json.loads((tmp_path / "small_batches.json").read_text())
-    assert len(content["runs"]) == 7
-    for found in content["runs"].values():
-        assert len(found["test_accuracy"]) == 2 and 0 <= found["test_accuracy"][0] <= 1
-    report = (tmp_path / "small_batches.md").read_text()
-    assert "## Protocol" in report and "| groups of 4 | BRN | 1 |" in report
-    assert (tmp_path / "small_batches_accuracy.png").stat().st_size > 10_000
-    (tmp_path / "small_batches.md").write_text(report + "\n## Reading\n\nMine.\n")
-    assert run("small_batches", *options, "--report").returncode == 0
-    assert (tmp_path / "small_batches.md").read_text().endswith("## Reading\n\nMine.\n")
-
-
-@pytest.mark.main_leg
-def test_small_batches_rejects(tmp_path):
-    cases = [
-        (("--settings", "groups-5"), "there is no setting groups-5"),
-        (("--images", "100"), "--images must be a positive multiple of 64"),
-        (("--learning-rate", "nan"), "--learning-rate must be positive and finite"),
-        (("--momentum", "1.5"), "--momentum must be in [0, 1)"),
-        (("--data", "nothing.npz"), "there is no file nothing.npz"),
-    ]
-    check_rejected("small_batches", cases, tmp_path)
+def is_public(name):
+    package, *rest = name.split(".")
+    if package != "keras_norms":
+        return package not in ("examples", "experiments", "tests", "benchmarks")
+    room = getattr(keras_norms, rest[0], None) if rest else None
+    public = getattr(room, "__all__", rest)
+    return not rest or (rest[0] in api.__all__ and (len(rest) == 1 or rest[1] in public))
