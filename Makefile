@@ -16,13 +16,13 @@ LEGS = build/legs
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    the example, in its own environment"
+	@echo "make demo    examples/quickstart.py, in its own environment"
 	@echo "make test    lint, types and the tests on all three supported legs (15-25 minutes)"
 	@echo "make test-all  the same with every test on every leg, however long (about 90 minutes)"
 	@echo "make lint    ruff only"
-	@echo "make native  the compiled library anew, in the environments that are there"
+	@echo "make native  rebuilds the compiled library in the existing environments"
 	@echo "make bench   the benchmarks"
-	@echo "make clean   removes what these made, environments included"
+	@echo "make clean   removes what these created, environments included"
 
 demo: .venv/demo
 	@$(MAIN) -c 'import keras_norms; print("==", keras_norms.native_status().reason)' 2>/dev/null
@@ -85,7 +85,7 @@ clean:
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Environments. The files are stamps: an install is repeated when what it depends on changes.
-# TensorFlow comes first: an editable install builds the compiled library for the one that is there.
+# TensorFlow comes first: an editable install builds the compiled library for the one installed.
 # There is one library for each TensorFlow, so the environments do not get in each other's way.
 
 METADATA = setup.cfg setup.py pyproject.toml
