@@ -1,7 +1,7 @@
-"""Who takes part in `layers.py`: training steps of one normalization, all with the same results.
+"""The contenders of `layers.py`: training steps of one normalization, all with the same results.
 
 A step is a function of x and dy that returns y, dx, dgamma, dbeta, and `done`, a small
-value that is there only when all the work is. Those of TensorFlow are concrete functions: what
+value that exists only when all the work is done. Those of TensorFlow are concrete functions: what
 `tf.function` takes to find the trace for its arguments, about 0.3 ms, says nothing about a layer.
 """
 
@@ -82,7 +82,7 @@ def fused_step(case, dtype, parameters):
     first = case.axis == 1
 
     def fused(x, training):
-        # It wants rank 4.
+        # It takes rank 4 only.
         y, *_ = tf.compat.v1.nn.fused_batch_norm(
             x if len(case.shape) == 4 else tf.reshape(x, [case.shape[0], 1, -1, case.shape[-1]]),
             gamma,

@@ -47,7 +47,7 @@ def interleaved(contenders, repeats, warmup=3, lead_in=1):
 
     Args:
         contenders: dict of functions without arguments, each of which returns a small array
-            that is there only when all the work is done; reading it waits for the device.
+            that exists only when all the work is done; reading it waits for the device.
         repeats: timed rounds.
         warmup: rounds before, which trace and compile.
         lead_in: calls before the timed one in every turn. With 0, a call finds the caches as

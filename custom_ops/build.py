@@ -196,7 +196,7 @@ def _cuda_architectures():
 
 
 def _objects_folder(scratch):
-    """In a checkout objects are kept; an installed package leaves nothing behind."""
+    """In a checkout objects are kept; an installed package keeps none."""
     checkout = ROOT.parent
     if (checkout / "setup.py").is_file() and os.access(checkout, os.W_OK):
         return checkout / "build" / "objects"

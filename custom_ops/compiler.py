@@ -60,7 +60,7 @@ def find_tool(variable, *names):
     """Returns the tool that the environment variable or one of the names stands for, or None.
 
     Raises:
-        BuildError: if the variable is set to what is no program.
+        BuildError: if the variable is set to something that is not a program.
     """
     chosen = os.environ.get(variable)
     if chosen and not shutil.which(chosen):
@@ -75,7 +75,7 @@ def find_tool(variable, *names):
 
 
 class Workshop:
-    """Compiles and links into a folder, and does again only what changed.
+    """Compiles and links into a folder, and repeats only what changed.
 
     Args:
         folder: where objects and libraries are kept.

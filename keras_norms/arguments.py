@@ -18,7 +18,7 @@ def is_bool(value):
 
 
 def is_int(value):
-    """Whether `value` is an int and no bool."""
+    """Whether `value` is an int, not a bool."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
@@ -28,7 +28,7 @@ def is_size(value):
 
 
 def is_number(value, low=-float("inf"), high=float("inf"), *, may_be_infinite=False):
-    """Whether `value` is a real number in [low, high], finite by default, and no bool."""
+    """Whether `value` is a real number in [low, high], finite by default, not a bool."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return False
     try:
@@ -39,7 +39,7 @@ def is_number(value, low=-float("inf"), high=float("inf"), *, may_be_infinite=Fa
 
 
 def plain(value):
-    """What JSON can hold: lists for tuples and Keras 2's wrappers, Python numbers for NumPy's."""
+    """`value` for JSON: lists for tuples and Keras 2's wrappers, Python numbers for NumPy's."""
     if isinstance(value, (list, tuple)):
         return list(value)
     return value.item() if isinstance(value, np.generic) else value

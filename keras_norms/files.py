@@ -8,7 +8,7 @@ from keras_norms.printable import printable
 
 
 def write_whole(path, content):
-    """Writes bytes beside the path and then renames them into place, so nobody sees half a file.
+    """Writes bytes beside the path and then renames them into place, so no reader sees half a file.
 
     Raises:
         OSError: if the path cannot be written: a folder, a file that may not be changed, or a
@@ -22,7 +22,7 @@ def write_whole(path, content):
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {printable(path.parent)}.")
     if os.path.lexists(path) and not path.is_file():
-        raise FileExistsError(f"{printable(path)} is no file that can be replaced.")
+        raise FileExistsError(f"{printable(path)} is not a file that can be replaced.")
     mode = path.stat().st_mode & 0o777 if path.exists() else None
     # The first holds for the superuser too, whom the second allows everything.
     if mode is not None and not (mode & 0o222 and os.access(path, os.W_OK)):

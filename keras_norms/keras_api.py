@@ -29,7 +29,7 @@ def is_variable(value):
 
 
 def check_backend(owner):
-    """Raises if Keras runs on another backend than TensorFlow."""
+    """Raises if Keras runs on a backend other than TensorFlow."""
     if backend_name() != "tensorflow":
         raise RuntimeError(
             f"{owner}: keras_norms needs the TensorFlow backend of Keras. "
@@ -54,7 +54,7 @@ def check_may_build(owner):
 
 
 class LossWhenRead(NamedTuple):
-    """A loss that is formed anew, by `read(value)`, each time it is read."""
+    """A loss that is computed again, by `read(value)`, each time it is read."""
 
     value: tf.Tensor
     read: Callable
@@ -88,7 +88,7 @@ class _Losses:
 
 
 class _LossesOfThread(_Losses, threading.local):
-    """The same for each thread apart."""
+    """The same, separately for each thread."""
 
     def __init__(self):
         super().__init__([])

@@ -1,8 +1,8 @@
-"""Text from a file, made fit for a terminal."""
+"""Text from a file, made safe to print."""
 
 
 def printable(text):
-    r"""Text in which what steers a terminal, or is not seen, is spelled out.
+    r"""`text` with control characters and invisible ones escaped.
 
     A name in a model file may hold anything: colours, the title of the window, a return that
     overwrites the line, letters that run from right to left. Use it wherever such text is printed

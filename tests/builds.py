@@ -1,4 +1,4 @@
-"""Builds into a folder for tests, without a compiler and TensorFlow: files are there at once."""
+"""Builds into a folder for tests, without a compiler or TensorFlow."""
 
 import hashlib
 import json

@@ -67,7 +67,7 @@ def test_doctor_fails_where_a_library_is_refused(capsys, monkeypatch):
 
 @pytest.fixture
 def builder(monkeypatch, tmp_path):
-    """In place of the compiler: returns the calls, and fails where told to."""
+    """Stands in for the compiler: returns the calls, and fails on request."""
     calls = []
 
     def build(folder, version, *, cuda, report):

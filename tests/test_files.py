@@ -39,7 +39,7 @@ def test_a_name_as_long_as_names_can_be(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a" * 255]
 
 
-def test_what_is_no_file_to_be_replaced_stays(tmp_path):
+def test_other_than_regular_files_are_not_replaced(tmp_path):
     read_only, pipe, loop = (tmp_path / name for name in ("read_only", "pipe", "loop"))
     read_only.write_text("mine")
     read_only.chmod(0o444)
@@ -48,8 +48,8 @@ def test_what_is_no_file_to_be_replaced_stays(tmp_path):
     before = sorted(tmp_path.iterdir())
     for path, error, message in (
         (read_only, PermissionError, "may not be written"),
-        (pipe, FileExistsError, "is no file that can be replaced"),
-        (loop, FileExistsError, "is no file that can be replaced"),
+        (pipe, FileExistsError, "is not a file that can be replaced"),
+        (loop, FileExistsError, "is not a file that can be replaced"),
         (f"{tmp_path}/sub/", IsADirectoryError, "is a folder"),
         (tmp_path, IsADirectoryError, "is a folder"),
         (tmp_path / "no" / "file", FileNotFoundError, "there is no folder"),

@@ -163,12 +163,15 @@ BAD_DATA = {
     "nan": (lambda x: np.where(x > 4.0, np.nan, x), "`data` must lead to finite statistics"),
     "infinite": (lambda x: np.where(x > 4.0, np.inf, x), "`data` must lead to finite statistics"),
     "generator": (lambda x: (b for b in [x]), "must not be an iterator or a generator"),
-    "once": (lambda x: Once([x[:20], x[20:]]), "which has only one"),
+    "once": (lambda x: Once([x[:20], x[20:]]), "which can be read only once"),
     "generator_dataset": (
         lambda x: once_as_dataset([x[:20], x[20:]]),
         "the same batches each time",
     ),
-    "endless": (lambda x: tf.data.Dataset.from_tensors(x).repeat(), "without an end needs `steps`"),
+    "endless": (
+        lambda x: tf.data.Dataset.from_tensors(x).repeat(),
+        "infinite `data` needs `steps`",
+    ),
     "number": (lambda x: 3.0, "must be arrays or an iterable of batches. Received: float"),
     "tuple": (lambda x: (x, x), "the inputs alone, several of them in a list or a dict"),
     "single": (lambda x: x[:1], "at least two values for every channel of layer"),

@@ -58,10 +58,10 @@ def test_the_verdict_is_printed(files, capsys):
     run(files, "clean.npz", "--record")
     capsys.readouterr()
     assert run(files, "shifted.npz", "--tolerate", "0.9") == 0
-    assert "within the share of 0.9" in capsys.readouterr().out
+    assert "within the tolerated share of 0.9" in capsys.readouterr().out
     assert run(files, "shifted.npz") == 1
     printed = capsys.readouterr().out
-    assert "This is more than the share of 0 to be tolerated." in printed
+    assert "This is more than the tolerated share of 0." in printed
     assert "reference stddev" in printed
 
 
@@ -202,7 +202,7 @@ def test_names_with_markup(files, capsys):
         ("strings", (), "must hold numbers, instance by instance. Received: 'x' of <U1"),
         ("scalar", (), "must hold numbers, instance by instance. Received: 'x' of float64"),
         ("report is a file", (), "--report must be a folder"),
-        (None, ("--record",), "so there is no --report"),
+        (None, ("--record",), "so it takes no --report"),
         (None, ("--tolerate", "2"), "--tolerate must be a share"),
         (None, ("--top", "-1"), "--top must be at least 0"),
         (None, ("--threshold", "-1"), "`threshold` must be a finite number"),

@@ -1,4 +1,4 @@
-"""What diagnostics run a model with: it forgets its graphs, and outlives failures."""
+"""`ObservedModel`: it keeps no graphs, and works after failures."""
 
 import copy
 import gc
@@ -18,7 +18,7 @@ X = np.random.default_rng(1).normal(size=(12, 3)).astype(np.float32)
 
 @pytest.fixture
 def graphs():
-    """Counts the graphs that the test has made and that are still there."""
+    """Counts the graphs that the test has made and that still exist."""
 
     def count():
         gc.collect()

@@ -168,7 +168,7 @@ def test_the_command_line(capsys):
         assert SHOWN.replace(printable(red), "") in error and printable(error) == error
 
 
-def test_no_message_has_a_name_as_it_is():
+def test_messages_escape_names():
     """Of a layer, a model or a file; `{name!r}` spells it out, too."""
     for path in pathlib.Path(keras_norms.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

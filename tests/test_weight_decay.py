@@ -58,12 +58,12 @@ def test_rejects_models_without_statistics():
 
 
 def test_warns_after_the_optimizer_is_built(x):
-    """A step that is traced goes on as before; Keras 2 refuses, Keras 3 does not."""
+    """A traced step does not change; Keras 2 refuses, Keras 3 does not."""
     model = branching()
     optimizer = keras.optimizers.AdamW(1e-2, weight_decay=0.5)
     optimizer.build(model.trainable_variables)
     if IS_KERAS_3:
-        with pytest.warns(UserWarning, match="Call `model.compile` with it once more"):
+        with pytest.warns(UserWarning, match="Call `model.compile` with it again"):
             keras_norms.exclude_statistics_from_weight_decay(optimizer, model)
     else:
         with pytest.raises(ValueError, match="before the optimizer is built"):

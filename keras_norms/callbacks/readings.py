@@ -1,4 +1,4 @@
-"""What callbacks share that read something every few batches."""
+"""What callbacks share that take readings every few batches."""
 
 from keras_norms.arguments import is_size, require
 from keras_norms.keras_api import keras
@@ -8,10 +8,10 @@ class Readings(keras.callbacks.Callback):
     """Counts the batches of all epochs, and keeps a history of readings.
 
     Args:
-        every: a positive int, how many batches lie between two readings.
+        every: a positive int, the number of batches from one reading to the next.
 
     Attributes:
-        steps: the numbers of the batches that were read, from 1, over all epochs.
+        steps: the numbers of the batches with a reading, from 1, over all epochs.
         history: what was read, by layer name. Both are reset for another model.
     """
 
@@ -27,7 +27,7 @@ class Readings(keras.callbacks.Callback):
         self._batches = self._before = 0
 
     def _watch(self, layers):
-        """Goes on with these layers, by name; others than before have a history of their own."""
+        """Watches these layers, given by name; the history is reset if they have changed."""
         if self._layers and layers != self._layers:
             self._reset()
         self._layers = layers

@@ -26,10 +26,10 @@ def _is_band(value):
 class SecondMomentMonitor(Readings):
     """Records `E[z^2]` of every `BatchlessNormalization` with a `monitor`, and warns.
 
-    `z` is what such a layer makes of its inputs before gamma and beta. Its second moment is 1
-    where the statistics fit the data. Far above, activations are larger than the following layers
-    were trained for, and the statistics lag behind: initialize them from data, lower the
-    learning rate, or raise the layers' `learning_rate_multiplier`. Far below, the signal vanishes.
+    `z` is the normalized input of such a layer, before gamma and beta. Its second moment is 1 where
+    the statistics fit the data. Far above, activations are larger than the following layers were
+    trained for, and the statistics lag behind: initialize them from data, lower the learning rate,
+    or raise the layers' `learning_rate_multiplier`. Far below, the signal vanishes.
 
     The values are in the logs at the end of an epoch, as `<layer>_second_moment`, and at any time
     in `history`. Reading them waits for the device, so it is done every `every` batches.
@@ -37,15 +37,16 @@ class SecondMomentMonitor(Readings):
     Args:
         band: the least and the largest value that raise no warning; 0 <= least < largest.
             Defaults to `(0.25, 4.0)`.
-        every: a positive int, how many batches lie between two readings. Defaults to `100`.
+        every: a positive int, the number of batches from one reading to the next. Defaults to
+            `100`.
 
     Attributes:
-        steps: the numbers of the batches that were read, from 1, over all epochs.
+        steps: the numbers of the batches with a reading, from 1, over all epochs.
         history: `{layer name: [value at each of the steps]}`. Duplicate names are numbered. Both
             are reset for another model.
 
     Raises:
-        ValueError: for a wrong argument; in `fit`, if no layer has a monitor.
+        ValueError: for an invalid argument; in `fit`, if no layer has a monitor.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Watches how far a model's activations are from those of a reference, epoch by epoch."""
+"""Compares a model's activation statistics with a reference after each epoch."""
 
 import os
 import warnings
@@ -20,21 +20,21 @@ CALLER = "StatisticsDrift"
 class StatisticsDrift(keras.callbacks.Callback):
     """Compares live data with a `diagnostics.StatisticsReference` after each epoch, and warns.
 
-    Use it where a model goes on training on data that may change, and in `evaluate` of one in
-    deployment: `model.evaluate(x, y, callbacks=[drift])`. The data is run through the model in
-    inference mode, in addition to what `fit` or `evaluate` does. The weights may differ from
-    those of the reference, so what training changes shows as drift, too.
+    Use it where a model continues training on data that may change, and in `evaluate` of a deployed
+    model: `model.evaluate(x, y, callbacks=[drift])`. The data is run through the model in inference
+    mode, in addition to what `fit` or `evaluate` does. The weights may differ from those of the
+    reference, so changes by training show as drift, too.
 
-    In `fit` the logs get `statistics_drift`, the average of the measure over all channels, and
+    In `fit` the logs contain `statistics_drift`, the average of the measure over all channels, and
     `drifted_channels`, the share of channels above the threshold; after `evaluate` read `history`.
     Where the share rises above `tolerated`, a warning names the worst channels, and the next one
-    comes only after the share has been below. With `validation_data` an epoch is compared when
-    that has been evaluated.
+    comes only after the share has been below. With `validation_data` the comparison follows its
+    evaluation.
 
     Args:
         reference: a `StatisticsReference` of the model, or the path of one.
         data: the live data, as in `StatisticsReference.compare`. Arrays are copied; a `tf.data`
-            pipeline is read anew each time.
+            pipeline is read again each time.
         measure: `"psi"` or `"kl"`. Defaults to `"psi"`.
         threshold: the measure above which a channel counts as drifted. Defaults to `0.25`.
         tolerated: the share of channels that may drift without a warning, in [0, 1].
@@ -46,7 +46,7 @@ class StatisticsDrift(keras.callbacks.Callback):
         history: a list of `Drift`, one for each epoch and each `evaluate`.
 
     Raises:
-        ValueError: for a wrong argument; in `fit` and `evaluate`, if the reference is of another
+        ValueError: for an invalid argument; in `fit` and `evaluate`, if the reference is of another
             model or the data does not fit.
 
     Example:
@@ -115,7 +115,7 @@ class StatisticsDrift(keras.callbacks.Callback):
         self._compared, self._warned = self.model, False
 
     def on_test_end(self, logs=None):
-        if not self._is_done:  # Given twice, it is told twice.
+        if not self._is_done:  # A callback that is passed twice is called twice.
             self._compare("an evaluation")
         self._is_done = True
         self._add_to(logs)

@@ -24,44 +24,45 @@ CALLER = "TrainingInferenceDiscrepancy"
 class TrainingInferenceDiscrepancy(Readings):
     """Records the training-inference discrepancy (TID) of every layer with batch statistics.
 
-    For batches of the training itself, ours and stock layers alike:
+    From the training batches themselves, for our layers and stock Keras layers:
 
         mean TID     = ||mean_B - moving_mean||_2     / ||moving_stddev||_2
         variance TID = ||stddev_B - moving_stddev||_2 / ||moving_stddev||_2
 
-    with the moving statistics before the batch. What the batch's statistics were is read off what
-    the update made of the moving ones,
+    with the moving statistics before the batch. The statistics of the batch are computed from the
+    update of the moving ones,
 
         mean_B = (new - momentum * old) / (1 - momentum),
 
-    so the training step stays as it is, and a batch costs a few operations on vectors. Where
-    the mean is 1000 standard deviations from 0 and the momentum 0.99, it is known to 1 % of one.
-    On several replicas it is the average over them, and of a layer that is called several times
-    in a step it is a mixture. What `max_update` or `unbiased_moving_variance` change in what
-    enters, they change here. Layers that are frozen or have a momentum of 1 do not move, and
-    are left out; of a layer that runs in inference mode all the same the values are NaN, as long
-    as it has not moved, and it is in no average.
+    so the training step does not change, and a batch costs a few operations on vectors. Where the
+    mean is 1000 standard deviations from 0 and the momentum 0.99, it is known to 1 % of a standard
+    deviation. On several replicas it is their average; for a layer that is called several times in
+    a step it is a mixture of the calls. `max_update` and `unbiased_moving_variance` affect it as
+    they affect the update. Layers that are frozen or have a momentum of 1 are left out. The values
+    of a layer that runs in inference mode nevertheless are NaN until it is updated, and are left
+    out of the averages.
 
-    Use it to see whether inference will go wrong while there is time: a TID that stays large says
-    so. Not with `steps_per_execution` above 1, where single updates cannot be told apart. The same
-    for a model that is trained: `diagnostics.training_inference_discrepancy`.
+    Use it to see during training whether inference will go wrong: then the TID stays large. Not
+    with `steps_per_execution` above 1, where single updates cannot be separated. For a trained
+    model there is `diagnostics.training_inference_discrepancy`.
 
-    The averages over layers are in the logs, so in the progress bar, as `tid_mean` and
-    `tid_variance`, at the end of an epoch those over its readings. All values are in `history`.
+    The averages over layers are in the logs, and so in the progress bar, as `tid_mean` and
+    `tid_variance`; at the end of an epoch they are averages over its readings. All values are in
+    `history`.
 
     Args:
-        every: a positive int, how many batches lie between two readings. Defaults to `10`.
+        every: a positive int, the number of batches from one reading to the next. Defaults to `10`.
         log_dir: None, or a folder for TensorBoard: scalars per layer at each reading, and
             histograms over channels at the end of each epoch. Defaults to `None`.
 
     Attributes:
-        steps: the numbers of the batches that were read, from 1, over all epochs.
+        steps: the numbers of the batches with a reading, from 1, over all epochs.
         history: `{layer name: {"mean": [...], "variance": [...]}}`, a value at each of the steps.
             Duplicate names are numbered. Both are reset for another model.
 
     Raises:
-        ValueError: for a wrong argument; in `fit`, if no layer with batch statistics is trained, or
-            several batches are run at once.
+        ValueError: for an invalid argument; in `fit`, if no layer with batch statistics is trained,
+            or several batches are run at once.
         ImportError: for a `log_dir` where TensorBoard is not installed.
 
     Example:
@@ -108,7 +109,7 @@ class TrainingInferenceDiscrepancy(Readings):
 
     def _refuse(self, batches):
         raise ValueError(
-            f"{CALLER}: updates of single batches must be seen, with `steps_per_execution=1`. "
+            f"{CALLER}: the update of each batch must be seen: use `steps_per_execution=1`. "
             f"Received: {batches} batches at once."
         )
 
@@ -184,7 +185,7 @@ class TrainingInferenceDiscrepancy(Readings):
             self._find_layers()
         if self._old is not None:
             self._record(*self._measure(self._old))
-            self._old = None  # Given twice, it is told twice.
+            self._old = None  # A callback that is passed twice is called twice.
         self._add_to(logs, slice(-1, None))
 
     def _record(self, ratios, by_channel, has_moved):

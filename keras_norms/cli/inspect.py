@@ -29,7 +29,7 @@ def run(options):
 
 
 def _sentence(error):
-    """The line of an error that says something; Keras puts others around it, in colours."""
+    """The meaningful line of an error; Keras puts others around it, in colours."""
     lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split("\n")
     lines = [line.strip() for line in lines if line.strip()]
     telling = [line for line in lines if not line.startswith("Exception encountered")]
@@ -42,7 +42,7 @@ def _inspect(options):
     reference: Any = None if options.record else _load_reference(path, options.model)
     if options.module:
         sys.path.insert(0, "")  # As `python -m` does: the folder that the command is called in.
-        with contextlib.redirect_stdout(sys.stderr):  # What it prints is no part of our JSON.
+        with contextlib.redirect_stdout(sys.stderr):  # What it prints must not mix with our JSON.
             importlib.import_module(options.module)
     model = load_model(options.model)
     data = read_npz(options.data, model)
@@ -66,7 +66,7 @@ def _inspect(options):
 
 
 def _check(options):
-    """Raises ValueError for options that cannot be, before TensorFlow reads anything."""
+    """Raises ValueError for invalid options, before TensorFlow reads anything."""
     if options.report and pathlib.Path(options.report).is_file():
         raise ValueError(f"--report must be a folder. Received: the file {options.report}.")
     if not 0 <= options.tolerate <= 1:
@@ -74,7 +74,7 @@ def _check(options):
     if options.top < 0:
         raise ValueError(f"--top must be at least 0. Received: {options.top}.")
     if options.record and (options.report or options.json):
-        raise ValueError("--record compares nothing, so there is no --report and no --json.")
+        raise ValueError("--record compares nothing, so it takes no --report and no --json.")
     if not pathlib.Path(options.model).exists():
         raise ValueError(f"there is no model {options.model}.")
 
@@ -117,7 +117,7 @@ def _print(drift, options, report):
         console.width = 200  # A file is searched by line: names stay whole.
     console.print(table)
     verdict = "more than" if drift.share > options.tolerate else "within"
-    line = f"{summary(drift)} This is {verdict} the share of {options.tolerate:g} to be tolerated."
+    line = f"{summary(drift)} This is {verdict} the tolerated share of {options.tolerate:g}."
     console.print(line, highlight=False, soft_wrap=True)
     for path in report:
         console.print(f"Written: {printable(path)}", markup=False, highlight=False, soft_wrap=True)

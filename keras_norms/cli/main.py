@@ -32,7 +32,7 @@ def _build(add):
         "--cuda",
         choices=("auto", "require", "skip"),
         default=os.environ.get("KERAS_NORMS_BUILD_CUDA") or "auto",
-        help="for NVIDIA GPUs: if nvcc is there (auto, the default), or fail, or never",
+        help="GPU kernels: built if nvcc is found (auto, the default), required, or skipped",
     )
     add(
         "--output",
@@ -45,7 +45,12 @@ def _inspect(add):
     add("model", metavar="MODEL", help="a model that Keras saved")
     add("--data", metavar="NPZ", required=True, help="inputs: one array, or one for each input")
     add("--reference", metavar="JSON", help="default: MODEL's name with .statistics.json")
-    add("--import", metavar="MODULE", dest="module", help="import it first: it registers layers")
+    add(
+        "--import",
+        metavar="MODULE",
+        dest="module",
+        help="a module that registers layers, imported first",
+    )
     add("--other-weights", action="store_true", help="the model has been trained since --record")
     add("--record", action="store_true", help="write the reference from this data, compare nothing")
     add("--measure", choices=("psi", "kl"), default="psi", help="default psi")
@@ -55,10 +60,10 @@ def _inspect(add):
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="of channels that may drift, default 0; a few hundred instances keep chance below it",
+        help="share of channels that may drift, default 0; use a few hundred instances or more",
     )
     add("--batch-size", type=int, default=32, help="default 32")
-    add("--steps", type=int, help="read so many batches at most")
+    add("--steps", type=int, help="read at most this many batches")
     add("--top", type=int, default=10, help="how many channels the table lists, default 10")
     add("--report", metavar="FOLDER", help="write drift.png and drift.html; needs matplotlib")
     add("--json", action="store_true", help="print JSON instead of a table")
@@ -67,5 +72,5 @@ def _inspect(add):
 COMMANDS = {
     "doctor": ("say what the layers run on here, and why", _doctor),
     "build": ("build the compiled library", _build),
-    "inspect": ("compare data with the reference of a model", _inspect),
+    "inspect": ("compare data with a model's reference", _inspect),
 }

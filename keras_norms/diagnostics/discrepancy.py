@@ -26,7 +26,7 @@ class Discrepancy(NamedTuple):
         variance: `E_B[||stddev_B - moving_stddev||] / ||moving_stddev||`.
         channel_mean: `E_B[|moving_mean - mean_B| / stddev_B]`, of shape `(channels,)`. Its average
             is what the authors' code logs. Here and below `stddev_B` in the denominator is at
-            least `sqrt(epsilon)` of the layer, the least that it divides by.
+            least `sqrt(epsilon)` of the layer, the smallest value that the layer divides by.
         channel_variance: `E_B[|moving_stddev / stddev_B - 1|]`.
         batches: how many batches there were. Each virtual batch is one.
     """
@@ -45,15 +45,15 @@ def training_inference_discrepancy(model, data, *, batch_size=32, steps=None, ve
         variance TID = E_B[||stddev_B - moving_stddev||_2] / ||moving_stddev||_2
 
     Training normalizes by the batch, inference by the moving statistics: where the two differ
-    much, a model that trains well does badly in inference. For every layer with batch
-    statistics, those of stock Keras too, `mean_B` and `stddev_B` are those of what it receives in
-    training mode, masked positions left out. The model runs over the data once, all layers are
-    measured in the same graph, and nothing waits for the device in between. State that training
-    changes, the moving statistics above all, is as before afterwards.
+    much, a model that trains well does badly in inference. `mean_B` and `stddev_B` are the
+    statistics of what a layer receives in training mode, without masked positions. Every layer with
+    batch statistics is measured, stock Keras layers included. The model runs over the data once, in
+    one graph, without waiting for the device in between. State that training changes, such as the
+    moving statistics, is restored afterwards.
 
     Use it on a trained model, with the batches of training: the discrepancy depends on how large
-    they are. Not on a model whose moving statistics have not settled; there it says how far
-    they have to go. During training, `callbacks.TrainingInferenceDiscrepancy` costs less.
+    they are. Not on a model whose moving statistics have not settled yet. During training,
+    `callbacks.TrainingInferenceDiscrepancy` costs less.
 
     Args:
         model: a Keras model.
@@ -69,8 +69,8 @@ def training_inference_discrepancy(model, data, *, batch_size=32, steps=None, ve
         run, and those without a batch in which anything counts, are left out.
 
     Raises:
-        ValueError: if there is no such layer, one runs inside a `tf.cond` or a loop, or the
-            data is empty or does not fit the model. The model is then as it was.
+        ValueError: if the model has no such layer, one runs inside a `tf.cond` or a loop, or the
+            data is empty or does not fit the model. The model is unchanged then.
 
     Example:
 
@@ -128,7 +128,7 @@ def ratios_of_norms(mean, variance, moving_mean, moving_variance):
 
 def ratios_by_channel(mean, variance, moving_mean, moving_variance, epsilon):
     """The same in standard deviations of the batch, channel by channel, `[..., channels]`."""
-    # The least that the layer would divide by: a channel that is constant is no discrepancy.
+    # The smallest value that the layer divides by: a constant channel has no discrepancy.
     stddev = tf.sqrt(tf.maximum(variance, epsilon))
     return tuple(
         _ratio(tf.abs(gap), stddev)

@@ -48,11 +48,10 @@ class Drift:
 
     Attributes:
         measure: `"psi"` or `"kl"`.
-        threshold: the value above which a channel is said to have drifted.
+        threshold: the value above which a channel counts as drifted.
         by_channel: `{layer name: array (channels,)}`, the measure over all live data.
-        by_batch: `{layer name: array (batches,)}`, its average over channels for each batch alone,
-            in their order: a trajectory in which one bad batch stands out. It is noisier,
-            the more so the smaller the batches are.
+        by_batch: `{layer name: array (batches,)}`, its average over channels for each batch, in
+            order: a trajectory in which one bad batch stands out. Small batches make it noisy.
     """
 
     def __init__(self, measure, threshold, by_channel, by_batch, statistics):
@@ -107,7 +106,7 @@ class Drift:
 
     @property
     def worst_batch(self):
-        """The index from 0 of the batch that is farthest, and its value in its worst layer."""
+        """The index from 0 of the batch that drifted most, and its value in its worst layer."""
         worst = np.max(list(self.by_batch.values()), axis=0)
         index = int(np.argmax(worst))
         return index, float(worst[index])

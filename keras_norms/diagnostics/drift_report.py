@@ -22,7 +22,7 @@ def write_report(drift, folder, title):
 
     Args:
         drift: a `Drift`.
-        folder: created where it is not there.
+        folder: created if it does not exist.
         title: of the page.
 
     Raises:
@@ -94,7 +94,7 @@ def _draw_trajectories(axes, drift, labels):
             is_finite = False
     axes.axhline(drift.threshold, color="black", linestyle="--", linewidth=1, label="threshold")
     axes.set_yscale("log")
-    # As in the heat map: what is far below the threshold is all the same.
+    # As in the heat map: differences far below the threshold do not matter.
     middle = max(drift.threshold, 1e-6)
     axes.set_ylim(middle / 100, max(axes.get_ylim()[1], 4 * middle))
     axes.set_xlim(0.5, max(map(len, drift.by_batch.values())) + 0.5)
@@ -127,7 +127,7 @@ def short_labels(names):
 
 
 def _count_common(words, most):
-    """How many words all begin with, at most so many."""
+    """The number of leading words that all have in common, at most `most`."""
     count = 0
     while count < most and len({w[count] for w in words}) == 1:
         count += 1
@@ -184,5 +184,5 @@ def summary(drift):
     return (
         f"{len(drift.drifted)} of {drift.channels} channels ({100 * drift.share:.3g} %) have a "
         f"{drift.measure} above {drift.threshold:g}; the average is {drift.average:.3g}. The batch "
-        f"that is farthest is number {batch + 1}, with {value:.3g} in its worst layer."
+        f"that drifted most is number {batch + 1}, with {value:.3g} in its worst layer."
     )

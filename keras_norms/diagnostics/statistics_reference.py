@@ -22,18 +22,18 @@ class StatisticsReference:
     """Mean and variance, per channel, of what each layer with batch statistics receives.
 
     They are taken in inference mode from data that the model is known to do well on, and saved
-    beside the model. Later `compare` says how far those of other data are from them:
+    beside the model. Later `compare` measures how far the statistics of other data are from them:
 
         kl   KL(live || reference) of normal distributions with these means and variances
         psi  KL(live || reference) + KL(reference || live), the population stability index
 
     with the layer's epsilon added to the variances, so that channels that are constant compare
-    equal. As a rule of thumb a psi below 0.1 is nothing, and one above 0.25 is a change.
+    equal. As a rule of thumb, a psi below 0.1 means no change, and one above 0.25 a large one.
 
     Use it in deployment: inputs that are scaled, shifted, noisy, poisoned or of another kind show
-    in some channel of some layer, without labels. Not as proof that predictions are still right:
-    it sees means and variances only. Both sides need enough data, a few hundred instances, or
-    chance itself looks like drift.
+    in some channel of some layer, without labels. It does not prove that predictions are still
+    right, since it compares means and variances only. Both sides need enough data, a few hundred
+    instances, or random fluctuations look like drift.
 
     Example:
 
@@ -54,7 +54,7 @@ class StatisticsReference:
         self._traced = None
 
     def __getstate__(self):
-        """For copies and pickles, which have no use for what was traced."""
+        """Copies and pickles leave out the traced function."""
         return {**vars(self), "_traced": None}
 
     @classmethod
@@ -123,7 +123,7 @@ class StatisticsReference:
 
         Raises:
             OSError: if the file cannot be read.
-            ValueError: if it is no reference.
+            ValueError: if the file is not a reference.
         """
         text = pathlib.Path(path).read_bytes()
         try:
@@ -167,26 +167,27 @@ class StatisticsReference:
         same_weights=True,
         verbose=1,
     ):
-        """Compares the statistics that data leads to with these.
+        """Compares the statistics of other data with these.
 
         Args:
-            model: the model that the reference is of.
+            model: the model of the reference.
             data: as in `of`.
             measure: `"psi"` or `"kl"`. Defaults to `"psi"`.
             threshold: the measure above which a channel counts as drifted, at least 0.
                 Defaults to `0.25`.
             batch_size: as in `of`. Defaults to `32`.
             steps: as in `of`. Defaults to `None`.
-            same_weights: whether the model must have the weights that it had then. False compares
-                a model that has been trained on. Defaults to `True`.
+            same_weights: whether the model must have the weights that it had when the reference was
+                recorded. False also compares a model that has been trained further. Defaults to
+                `True`.
             verbose: as in `of`. Defaults to `1`.
 
         Returns:
             A `Drift`.
 
         Raises:
-            ValueError: if the reference was made for another model, an argument breaks its rule, or
-                the data is empty or does not fit the model.
+            ValueError: if the reference was made for another model, an argument is invalid, or the
+                data is empty or does not fit the model.
         """
         check_options(measure, threshold, CALLER)
         batches = InputBatches(data, batch_size, steps, CALLER)
@@ -236,7 +237,7 @@ class StatisticsReference:
             by_channel[name] = divergence(measure, mean, variance + epsilon, *reference)
             variances = np.divide(m2s, counts, out=np.zeros_like(m2s), where=counts > 0)
             each = divergence(measure, means, variances + epsilon, *reference)
-            # A batch in which nothing counts says nothing.
+            # A batch in which nothing counts has no statistics.
             by_batch[name] = np.where(counts > 0, each, 0.0).mean(1)
             stddevs = np.sqrt(variance), np.sqrt(of["variance"])
             statistics[name] = mean, stddevs[0], of["mean"], stddevs[1]
@@ -250,7 +251,7 @@ def observed_statistics(model, owner):
 
 
 def check_options(measure, threshold, owner):
-    """Raises ValueError for a measure or a threshold that breaks its rule."""
+    """Raises ValueError for an invalid measure or threshold."""
     if measure not in MEASURES:
         names = ", ".join(map(repr, MEASURES))
         raise ValueError(f"{owner}: `measure` must be one of {names}. Received: {measure!r}.")

@@ -10,7 +10,7 @@ from keras_norms.keras_api import forget_losses, keras
 
 
 class InputBatches:
-    """The inputs of the model, batch by batch, as often as they are asked for."""
+    """The inputs of a model, batch by batch; they can be read several times."""
 
     def __init__(self, data, batch_size, steps, owner):
         self._owner, self._steps, self._count = owner, steps, None
@@ -61,16 +61,16 @@ class InputBatches:
         )
         if hasattr(data, "__iter__"):
             once = iter(data)
-            self._require(once is not iter(data), again, f"{kind}, which has only one")
+            self._require(once is not iter(data), again, f"{kind}, which can be read only once")
         return data
 
     def _size(self):
-        """How many batches there are, counted where the data does not say."""
+        """The number of batches, counted if the data does not know it."""
         try:
             size = len(self._data)
         except TypeError as error:  # A dataset of unknown or infinite length.
             is_infinite = "infinite" in str(error)
-            rule = "`data` without an end needs `steps`"
+            rule = "infinite `data` needs `steps`"
             self._require(self._steps is not None or not is_infinite, rule, "steps=None")
             size = None
         if self._steps is not None:
@@ -94,7 +94,7 @@ class InputBatches:
         return first
 
     def __iter__(self):
-        """The batches, and an error where there are others than when they were read before."""
+        """The batches; raises an error if they are others than before."""
         count = 0
         for batch in self._read():
             yield batch

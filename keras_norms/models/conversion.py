@@ -1,4 +1,4 @@
-"""Layers of stock Keras into those of this package, and back, with their weights."""
+"""Converts stock Keras layers to ours and back, with their weights."""
 
 import warnings
 
@@ -24,11 +24,11 @@ _OURS = {
 
 
 def renorm_from_stock(layer, **arguments):
-    """A `BatchRenormalization` that does what a stock layer with `renorm=True` does.
+    """Converts a stock layer with `renorm=True` to a `BatchRenormalization`.
 
     Stock Keras keeps two sets of statistics: `renorm_*`, which training corrects towards, and
-    `moving_*`, which inference uses. Here they are one. Where the two agree nothing is lost;
-    where they do not, `moving_*` is taken, so that inference stays as it is, and a warning says so.
+    `moving_*`, which inference uses. Here there is one. Where the two differ, `moving_*` is used,
+    so that inference does not change, and a warning says so.
 
     Args:
         layer: a `keras.layers.BatchNormalization(renorm=True)`, built or not.
@@ -39,7 +39,7 @@ def renorm_from_stock(layer, **arguments):
         The new layer, built and with the weights if `layer` is. Its `step` is 0.
 
     Raises:
-        ValueError: if `layer` is no stock layer with `renorm=True`.
+        ValueError: if `layer` is not a stock layer with `renorm=True`.
 
     Example (Keras 3.14 and newer, and Keras 2):
 
@@ -77,10 +77,10 @@ def renorm_from_stock(layer, **arguments):
 
 
 def renorm_to_stock(layer):
-    """A stock `BatchNormalization(renorm=True)` that does what a `BatchRenormalization` does.
+    """Converts a `BatchRenormalization` to a stock `BatchNormalization(renorm=True)`.
 
-    Stock Keras has numbers for limits, not schedules: they are those of the layer's step, and a
-    warning says so if they would move on. It also names the options that stock does not have.
+    Stock Keras takes numbers for limits, not schedules: it gets the values at the layer's step. A
+    warning names schedules that have not ended, and options without a counterpart.
 
     Args:
         layer: a `BatchRenormalization`, built or not.
@@ -89,7 +89,7 @@ def renorm_to_stock(layer):
         The stock layer, built and with the weights if `layer` is.
 
     Raises:
-        ValueError: if `layer` is no `BatchRenormalization`.
+        ValueError: if `layer` is not a `BatchRenormalization`.
         TypeError: where the installed Keras has no `renorm` (3.0 to 3.13).
     """
     if not isinstance(layer, BatchRenormalization):

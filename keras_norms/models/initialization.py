@@ -39,9 +39,9 @@ def initialize_statistics(model, data, *, batch_size=32, steps=None, verbose=1):
         The strata: a list of lists of layers.
 
     Raises:
-        ValueError: if there is no such layer, or one runs inside a `tf.cond` or a loop; if the
+        ValueError: if the model has no such layer, or one runs inside a `tf.cond` or a loop; if the
             data is empty, cannot be read again, or leads to statistics that are not finite. The
-            model is then as it was.
+            model is unchanged then.
 
     Example:
 

@@ -15,7 +15,7 @@ from keras_norms.printable import printable
 class ObservedModel:
     """A function of a batch that runs a model and returns `compute(calls, *arguments)`.
 
-    Traced again only where a size that was the same in all batches so far differs.
+    It is traced again only when a size changes that was the same in all batches before.
 
     Args:
         model: a built Keras model.
@@ -64,7 +64,7 @@ class ObservedModel:
             ) from error
 
     def over(self, batches, progress):
-        """Yields the results batch by batch; afterwards the state of the model is as before."""
+        """Yields the results batch by batch; restores the state of the model afterwards."""
         with state_kept(self._model):  # A layer may be told to train even in inference mode.
             for batch in batches:
                 yield self(batch)
@@ -110,10 +110,10 @@ class Call(NamedTuple):
 
 @contextlib.contextmanager
 def observed(layers):
-    """Within, each call of one of these layers is appended to the list that this yields.
+    """Yields a list to which each call of one of these layers is appended.
 
-    Also those of stock Keras: `call` of the layer object is replaced as long as this lasts. So
-    what has been traced before is not observed.
+    Stock Keras layers are observed too, since `call` of the layer object is replaced meanwhile. A
+    function that was traced before is not observed.
     """
     calls = []
 

@@ -1,4 +1,4 @@
-"""Layers with statistics of batches and moving ones, ours and those of stock Keras."""
+"""Layers with batch and moving statistics, ours and those of stock Keras."""
 
 import tensorflow as tf
 
@@ -21,7 +21,7 @@ def named(layers):
 
 
 def batch_statistics_layers(model, owner):
-    """Those of a model that is built, at any depth, by their names.
+    """All such layers of a built model, at any depth, by their names.
 
     Raises:
         ValueError: if there is none.
@@ -55,7 +55,7 @@ def momentum_now(layer):
 
 
 def mean_and_variance(layer, stored):
-    """The mean and the variance that stored statistics stand for."""
+    """Mean and variance from stored statistics."""
     mean, spread = stored
     return mean, tf.maximum(_kept(layer).variance(spread, layer.epsilon), 0.0)
 

@@ -1,4 +1,4 @@
-"""Keeps statistics that are trained away from weight decay."""
+"""Excludes trained statistics from weight decay."""
 
 import warnings
 
@@ -11,27 +11,26 @@ def exclude_statistics_from_weight_decay(optimizer, model, var_names=()):
     """Tells a Keras optimizer not to decay mean and standard deviation of Batchless layers.
 
     Weight decay pulls `log_stddev` to 0, that is, every standard deviation to 1, and every mean to
-    0. Only the data should say where they are.
+    0. Only the data should determine them.
 
     Call it before the first training step. Keras does not save what is excluded: after loading a
-    model, call it again and then `model.compile` with that optimizer, since a step that is traced
-    already goes on as before. (With Keras 2, where it must come before the optimizer knows
-    its variables, compile with a new one.)
+    model, call it again and then `model.compile` with that optimizer, since a step that has been
+    traced does not change. (With Keras 2, where it must come before the optimizer knows its
+    variables, compile with a new one.)
 
     Args:
         optimizer: a Keras optimizer with `weight_decay`. The one inside a `LossScaleOptimizer` is
             found.
         model: a Keras model whose layers are built.
-        var_names: parts of names of further weights to exclude, `"bias"` for example. Keras
-            forgets what was excluded before, so all has to be said at once.
-            Defaults to none.
+        var_names: parts of names of further weights to exclude, `"bias"` for example. Keras forgets
+            earlier exclusions, so name all of them in one call. Defaults to none.
 
     Returns:
         The statistics that are excluded.
 
     Raises:
-        ValueError: if the optimizer has no `exclude_from_weight_decay`, or, with Keras 2, knows its
-            variables already; if the model has no built `BatchlessNormalization`.
+        ValueError: if the optimizer has no `exclude_from_weight_decay`, or, with Keras 2, is built
+            already; if the model has no built `BatchlessNormalization`.
 
     Example:
 
@@ -67,8 +66,8 @@ def exclude_statistics_from_weight_decay(optimizer, model, var_names=()):
     inner.exclude_from_weight_decay(var_list=weights, var_names=list(var_names) or None)
     if is_late:
         warnings.warn(
-            "exclude_statistics_from_weight_decay: the optimizer knows its variables already. Call "
-            "`model.compile` with it once more: a step that has been traced goes on as before.",
+            "exclude_statistics_from_weight_decay: the optimizer is built already. Call "
+            "`model.compile` with it again: a step that has been traced does not change.",
             stacklevel=2,
         )
     return weights

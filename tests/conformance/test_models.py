@@ -135,7 +135,7 @@ def test_time_distributed(row, rng):
 
 
 def test_a_mask_passes_through_and_counts(rng):
-    """From an Embedding with `mask_zero`: padding is excluded and the mask goes on."""
+    """From an Embedding with `mask_zero`: padding is excluded and the mask is passed on."""
     tokens = tf.constant([[1, 2, 3, 0], [4, 1, 0, 0]])
     embedding = keras.layers.Embedding(5, 3, mask_zero=True)
     layer = keras_norms.BatchNormalization(momentum=0.0)

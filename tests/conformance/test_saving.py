@@ -1,4 +1,4 @@
-"""Files: what is saved is loaded bit by bit, and training continues as if nothing had happened."""
+"""Files: what is saved is loaded bit by bit, and training continues where it stopped."""
 
 import numpy as np
 import pytest

@@ -42,7 +42,7 @@ def writers():
 
 
 def served(cases, folder):
-    """Predictions for the inputs at each path, from one process: to start one takes seconds."""
+    """Predictions for the inputs at each path, from one process: starting takes seconds."""
     paths = [(path, f"{path}_x.npy", f"{path}_y.npy") for path in cases]
     for (_, x, _), inputs in zip(paths, cases.values(), strict=True):
         np.save(x, inputs)

@@ -169,7 +169,7 @@ def test_training_as_a_tensor_gates_state_and_step():
 
 
 def test_schedules_move_with_the_step_and_survive_saving(tmp_path):
-    """The n-th training call, from 0, uses the limits at n; a loaded model goes on there."""
+    """The n-th training call, from 0, uses the limits at n; a loaded model continues there."""
     ramp = dict(r_max=LinearRamp(1, 5, 1.0, 1.4), d_max=LinearRamp(0, 4, 0.0, 0.4))
     norm = keras_norms.BatchRenormalization(dtype="float64", momentum=1.0, name="norm", **ramp)
     model = keras.Sequential([keras.Input((2,)), norm])

@@ -1,4 +1,4 @@
-"""The statistics and arguments of `BatchlessNormalization`: read, set, and refused."""
+"""The statistics and arguments of `BatchlessNormalization`: read, set, and rejected."""
 
 import numpy as np
 import pytest

@@ -198,7 +198,7 @@ def test_sizes_unknown_at_tracing_time(rng):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("mask_shape", [(4,), (4, 5), (4, 1, 5)])
 def test_masks_with_channels_first(rng, channels, mask_shape):
-    """Stock raises for each of these, and for a single channel (D-08)."""
+    """Stock raises for each of these, and for a single channel."""
     x = rng.normal(size=(4, channels, 5))
     mask = rng.integers(0, 2, mask_shape)
     mask.flat[0] = 1

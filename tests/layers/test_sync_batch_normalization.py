@@ -185,7 +185,7 @@ def test_a_nonfinite_batch_on_one_replica_is_skipped_on_all(rng):
 
 
 def test_unsynchronized_statistics_are_averaged_over_replicas_on_reading(rng):
-    """Stock Keras 3 keeps the first replica's; an empty replica keeps its own (D-01, D-15)."""
+    """Stock Keras 3 keeps the first replica's; an empty replica keeps its own."""
     x = rng.normal(5.0, 3.0, (6, 2, CHANNELS))
     kind = keras_norms.BatchNormalization
     results = run(2, "float32", x, x, None, [6], kind=kind)

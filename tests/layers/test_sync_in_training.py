@@ -71,7 +71,7 @@ def test_outside_replica_context_the_batch_is_the_whole(rng):
 
 
 def test_fit_with_a_partial_last_batch_stays_finite(rng):
-    """33 samples in batches of 16 on 2 replicas leave one replica of the last step empty (D-02)."""
+    """33 samples in batches of 16 on 2 replicas leave one replica of the last step empty."""
     for kind in (keras_norms.BatchNormalization, keras_norms.SyncBatchNormalization):
         with strategies.mirrored(2).scope():
             model = keras.Sequential([keras.layers.Dense(4), kind(), keras.layers.Dense(1)])

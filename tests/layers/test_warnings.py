@@ -1,4 +1,4 @@
-"""What is likely to be a mistake is said once, with the cure."""
+"""Likely mistakes are warned of once, with the cure."""
 
 import warnings
 
@@ -52,7 +52,7 @@ def initialized():
     ],
     ids=["loaded", "initialized", "chosen", "frozen"],
 )
-def test_statistics_that_somebody_set_are_not_warned_of(make):
+def test_statistics_that_were_set_raise_no_warning(make):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make()(X, training=True)
@@ -66,7 +66,7 @@ def test_a_virtual_batch_of_one_value(size, rows):
     layer(tf.constant(X[:rows]), training=True)  # Warnings are errors here: it was said once.
 
 
-def test_virtual_batches_with_more_values_are_not_warned_of():
+def test_virtual_batches_with_more_values_raise_no_warning():
     layer = keras_norms.BatchNormalization(virtual_batch_size=1)
     layer(tf.constant(X.reshape(2, 4, 4)), training=True)
 

@@ -28,13 +28,13 @@ def opened(monkeypatch):
     return imitate_opening(monkeypatch)
 
 
-def test_none_is_there(places):
+def test_without_a_library_the_reason_is_given(places):
     found = library.load()
     assert found.ops is None and library.ops() is None
     assert found.reason == ("The compiled library is not built. Build it with `keras-norms build`.")
 
 
-def test_the_one_beside_the_package_goes_before_the_cache(places, opened):
+def test_the_package_is_searched_before_the_cache(places, opened):
     package, cache = places
     put(cache)
     cpu, _ = put(package)
