@@ -35,7 +35,7 @@ class BuildNative(build_ext):
             folder = package / f"tensorflow-{installed_tensorflow().version}"
             build(folder, self.distribution.get_version(), cuda=cuda)
             if not self.inplace:
-                (folder / ".lock").unlink()  # All that is there goes into the wheel.
+                (folder / ".lock").unlink()  # Everything in the folder goes into the wheel.
         except BuildError as error:
             if "require" in (native, cuda):
                 switch = (

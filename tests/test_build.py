@@ -117,7 +117,7 @@ def test_an_error_names_the_file_and_warnings_are_shown(sources, tmp_path):
 
 @pytest.fixture
 def imitated(monkeypatch, tmp_path):
-    """Both libraries are one file that is there already; nothing is compiled."""
+    """Both libraries are one existing file; nothing is compiled."""
     library = tmp_path / "made.so"
     library.write_bytes(b"library")
     monkeypatch.setattr(build, "_build_host", lambda *_: library)

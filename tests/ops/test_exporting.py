@@ -43,7 +43,7 @@ WRITERS = {
     "lite": lite,
 }
 if not IS_KERAS_3:
-    # Also writes functions that train, traced anew.
+    # Also writes functions that train, traced again.
     WRITERS["save"] = lambda model, path: model.save(path)
 
 

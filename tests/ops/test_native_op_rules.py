@@ -191,7 +191,7 @@ def test_results_do_not_depend_on_the_number_of_threads(ops):
     assert run(program, 1) == run(program, 7)
 
 
-# Prints the kernels that are there after each library.
+# Prints the kernels registered after each library.
 REGISTERED = """
     import json, sys
     import tensorflow as tf
