@@ -18,7 +18,7 @@ class LinearRamp(keras.optimizers.schedules.LearningRateSchedule):
         value = start_value + slope * (clip(step, start_step, end_step) - start_step)
 
     Use it where a layer takes a schedule; it is a Keras learning-rate schedule too, and saved
-    with the layer. Not where the number of steps is not known: there is no end to wait for.
+    with the layer. Not where the number of steps is unknown.
 
     Args:
         start_step: the last step with `start_value`, at least 0.
@@ -27,7 +27,7 @@ class LinearRamp(keras.optimizers.schedules.LearningRateSchedule):
         end_value: a finite number.
 
     Raises:
-        ValueError: for an argument that breaks its rule.
+        ValueError: for an invalid argument.
 
     Example:
 

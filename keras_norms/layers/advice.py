@@ -1,4 +1,4 @@
-"""Warnings of what is likely to be a mistake, each given once by a layer, with the cure."""
+"""Warnings of likely mistakes, each given once by a layer, with the cure."""
 
 import warnings
 

@@ -21,7 +21,7 @@ class BatchNormalization(BatchNormalizationBase):
         y        = gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta
 
     Use it wherever `keras.layers.BatchNormalization` is used: arguments, weights and their order
-    are the same, and so weights load both ways. It differs where that one is wrong: statistics
+    are the same, and so weights load both ways. It differs where stock Keras is wrong: statistics
     of values far from zero, masks, empty and fully masked batches, moving statistics under a
     distribution strategy (the average over the replicas), gradients of second order. Not for
     batches of one or two values per channel: their statistics are noise.
@@ -33,7 +33,7 @@ class BatchNormalization(BatchNormalizationBase):
     In a block that the backward pass recomputes (`tf.recompute_grad`, `keras.remat`,
     `keras.RematScope`) the moving statistics are updated once, and gradients are those without
     recomputation. The block must call the layer directly, not in a `tf.function`, `tf.cond` or
-    loop inside the block; a `tf.function` that was traced before cannot be noticed there.
+    loop inside the block; a `tf.function` that was traced before cannot be detected there.
 
     Args:
         axis: the channel axis, or a list of axes. Lists keep one mean per combination; axes apart
@@ -56,11 +56,11 @@ class BatchNormalization(BatchNormalizationBase):
         gamma_constraint: Defaults to `None`.
         synchronized: whether replicas share statistics, see `SyncBatchNormalization`.
             Defaults to `False`.
-        group_size: with `synchronized`, share them in groups of so many consecutive replicas; it
+        group_size: with `synchronized`, share them in groups of this many consecutive replicas; it
             must divide their number. Defaults to `None`, all.
-        virtual_batch_size: take statistics over groups of so many samples, the last one
-            taking the remainder ("ghost batches"); the moving statistics average them by count.
-            Not with `synchronized`. Defaults to `None`.
+        virtual_batch_size: take statistics over groups of this many samples ("ghost batches"), the
+            last of which takes the remainder; the moving statistics average them by count. Not with
+            `synchronized`. Defaults to `None`.
         unbiased_moving_variance: whether the moving variance averages `variance * n / (n - 1)`
             (where n is above 1), as PyTorch and the fused layer of Keras 2 do. n is the effective
             size, `sum(w)^2 / sum(w^2)`: how many values count, where weights are 0 or 1, and for
@@ -68,11 +68,11 @@ class BatchNormalization(BatchNormalizationBase):
             virtual batch is corrected by its own. Defaults to `False`, as Keras 3.
         skip_nonfinite_updates: whether a batch whose statistics hold NaN or Inf leaves
             the moving statistics alone. Defaults to `False`.
-        max_update: the most that a batch may pull: its mean and standard deviation count as at
-            most so many stored standard deviations from the stored ones. A poisoned batch then
-            moves the model little, NaN and Inf not at all. Typically 1 to 3, once the stored
-            statistics are near those of the data: a wrong initial state is left very slowly,
-            so set it for training that goes on. One batch multiplies the moving variance by at most
+        max_update: bounds what one batch does to the moving statistics: its mean and standard
+            deviation count as within `max_update` moving standard deviations of the moving ones. A
+            poisoned batch then moves the model little, NaN and Inf not at all. Typically 1 to 3. A
+            wrong initial state is left very slowly, so set it when continuing training. One batch
+            multiplies the moving variance by at most
             `1 + (1 - momentum) * ((1 + max_update)^2 - 1)`, with momentum 0.99 that is 1.03 for 1,
             1.15 for 3 and 1.35 for 5, and several add up. It needs an `epsilon` above 0. Defaults
             to `None`, no bound.
@@ -83,12 +83,11 @@ class BatchNormalization(BatchNormalizationBase):
             channel axes may be unknown.
         training: bool or bool tensor. For a tensor whose value is not known while tracing, the
             vectors of both modes are computed and one is selected.
-        mask: bool, or numbers as sample weights; what is not above 0, NaN included, counts as 0.
-            It has the shape of the leading non-channel axes, `(batch,)` or `(batch, time)` for
-            example, or the rank of the inputs with 1 on the channel axes; sizes of 1 broadcast.
-            Masks of preceding Keras layers arrive by themselves. With channels first, that of
-            Keras' `Masking` covers `(batch, channels)`; it is read so where its shape cannot
-            be `(batch, time)`.
+        mask: bool, or numbers as sample weights; negative and NaN weights count as 0. It has the
+            shape of the leading non-channel axes, `(batch,)` or `(batch, time)` for example, or the
+            rank of the inputs with 1 on the channel axes; sizes of 1 broadcast. Masks of preceding
+            Keras layers are picked up automatically. With channels first, that of Keras' `Masking`
+            covers `(batch, channels)`; it is read so where its shape cannot be `(batch, time)`.
 
     Output shape: that of the inputs, in the layer's compute dtype.
 
@@ -97,8 +96,8 @@ class BatchNormalization(BatchNormalizationBase):
     policy but float64, and statistics are computed in float64.
 
     Raises:
-        ValueError: for an argument that breaks its rule, an unknown channel size, or a mask whose
-            shape cannot apply.
+        ValueError: for an invalid argument, an unknown channel size, or a mask whose shape does not
+            fit.
 
     Example:
 

@@ -35,11 +35,11 @@ class BatchRenormalization(BatchNormalizationBase):
     until the moving statistics mean something, and then open. The gradient of the inputs is
     `r` times that of batch normalization, so the correction costs no pass over the activation.
 
-    Use it where batches are small, or not drawn at random (few classes in each). Not
-    where batches are large: then the batch's statistics are good enough. It does not make up for
-    all that a batch of two lacks; where replicas can talk, `synchronized=True` does more.
-    The default schedules are those of the paper, made for 130,000 steps and more. For a
-    shorter training give shares of it: `LinearRamp.of_total(steps, 0.04, 0.3, 1.0, 3.0)`.
+    Use it where batches are small or not i.i.d. Not where batches are large: then the batch's
+    statistics are good enough. It cannot replace all that a batch of two lacks; where replicas can
+    communicate, `synchronized=True` does more. The default schedules are those of the paper, made
+    for 130,000 steps and more. For a shorter training give shares of it:
+    `LinearRamp.of_total(steps, 0.04, 0.3, 1.0, 3.0)`.
 
     Args:
         axis: see `BatchNormalization`, as for all but these. Defaults to `-1`.
@@ -62,7 +62,7 @@ class BatchRenormalization(BatchNormalizationBase):
     Call arguments and shapes: as `BatchNormalization`.
 
     Weights: `gamma`, `beta`, `moving_mean`, `moving_stddev` of shape `(channels,)` and `step`, the
-    number of training calls so far, int64: a model that is loaded goes on in its schedule.
+    number of training calls so far, int64: a loaded model continues its schedule.
 
     Raises:
         ValueError: as `BatchNormalization`; for a limit below its least value, and for a schedule

@@ -1,4 +1,4 @@
-"""Batchless Normalization: the statistics are parameters, and every instance stands alone."""
+"""Batchless Normalization: the statistics are parameters, and instances are independent."""
 
 import functools
 from typing import NamedTuple
@@ -48,9 +48,9 @@ class BatchlessNormalization(ChannelNormalization):
     Use it for batches of one, for streams, and where memory holds few instances. Its statistics
     follow the data as fast as the optimizer lets them. Start with `initialize_statistics`, which
     takes them from data, keep the learning rate moderate, and watch `E[z^2]`, which should stay
-    near 1: see `monitor`. Not where large batches fit: there batch normalization, whose
-    gradient knows of the statistics, is the more robust. Weight decay and constraints
-    that pull weights to 0 should leave `mean` and `stddev` alone: see `statistics_weights`.
+    near 1: see `monitor`. Not where large batches fit: there batch normalization, whose gradient
+    takes the statistics into account, is more robust. Weight decay and constraints that pull
+    weights to 0 should leave `mean` and `stddev` alone: see `statistics_weights`.
 
     Args:
         axis: the channel axis, or several. Defaults to `-1`.
@@ -63,7 +63,7 @@ class BatchlessNormalization(ChannelNormalization):
         beta_regularizer, gamma_regularizer, beta_constraint, gamma_constraint: Default to `None`.
         parametrization: which weight stands for the standard deviation. `"log"` is `log_stddev`,
             `"abs"` is `stddev`, of either sign, and `"inv"` is `inverse_stddev`. With `"inv"`
-            a step has the larger effect the smaller the weight is, so it bears the smallest
+            a step has the larger effect the smaller the weight is, so it needs the smallest
             learning rates. Defaults to `"log"`.
         nll_weight: the weight of the loss, at least 0; 0 freezes the statistics.
             Defaults to `1.0`.
@@ -91,7 +91,7 @@ class BatchlessNormalization(ChannelNormalization):
     works only where the loss is used inside, too: it cannot reach `model.losses` from there.
 
     Raises:
-        ValueError: for an argument, an input or a mask that breaks its rule.
+        ValueError: for an invalid argument, input or mask.
 
     Example:
 

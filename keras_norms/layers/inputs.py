@@ -14,8 +14,8 @@ def real_tensor(value, name, owner):
     rule = f"{owner}: `{name}` must be a dense tensor of real numbers with known rank"
     if isinstance(value, tf.RaggedTensor):
         raise ValueError(
-            f"{rule}. Received: a ragged tensor; pass `{name}.to_tensor()` and a mask of what is "
-            "there."
+            f"{rule}. Received: a ragged tensor; pass `{name}.to_tensor()` and a mask of its "
+            "valid positions."
         )
     try:
         tensor = tf.convert_to_tensor(value)

@@ -33,9 +33,9 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
     Use it where models that train well with batch normalization do badly in inference: texts,
     whose batches differ much from each other (see
     `callbacks.TrainingInferenceDiscrepancy`, which measures the gap). Not where the gap is small:
-    there it does nothing. The sums go over channels, so wider layers are held harder; the moving
-    statistics begin at 0 and 1, so at first it pulls towards these. A schedule for the weights that
-    begins with 0 is a warm-up: `LinearRamp(0, 4_000, 0.0, weight)`.
+    there it does nothing. The sums go over channels, so the penalty is stronger in wider layers;
+    the moving statistics begin at 0 and 1, so at first it pulls towards these. A schedule for the
+    weights that begins with 0 is a warm-up: `LinearRamp(0, 4_000, 0.0, weight)`.
 
     The published weights, 0.1 and 0.01, are for losses that are summed over the tokens of a batch,
     4096 of them; Keras takes the mean, so the defaults are those divided by 4096. See
@@ -47,7 +47,7 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
 
     Where the backward pass recomputes a block with the layer (`tf.recompute_grad`), it runs the
     block once more for the gradient of the penalty. A block that returns `layer.losses` with its
-    outputs, to be added to the loss instead of `model.losses`, does without.
+    outputs, to be added to the loss instead of `model.losses`, avoids that.
 
     Args:
         axis: see `BatchNormalization`, as for all but these. Defaults to `-1`.
@@ -55,8 +55,8 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
             of the layer's step, a variable, which acts at once when it is assigned, or `None` for
             the average of all training batches. Defaults to `0.95`.
         epsilon: added to the variance. Defaults to `1e-5`.
-        mean_weight: a finite number, at least 0, or a schedule of such. The n-th training call,
-            from 0, uses a schedule at n. Defaults to `0.1 / 4096`.
+        mean_weight: a finite number, at least 0, or a schedule. The n-th training call, from 0,
+            uses a schedule at n. Defaults to `0.1 / 4096`.
         variance_weight: the same for the second term. Defaults to `0.01 / 4096`.
         penalty: `"variance_l1"`, that of the authors' code, or `"stddev_l2"`, that of the paper.
             Defaults to `"variance_l1"`.
@@ -72,7 +72,7 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
     training calls so far, int64.
 
     Raises:
-        ValueError: as `BatchNormalization`, and for an argument that breaks its rule.
+        ValueError: as `BatchNormalization`, and for an invalid argument.
 
     Example:
 

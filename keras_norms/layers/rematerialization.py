@@ -6,7 +6,7 @@ layer in it is called twice in one step. Both calls would update its state, the 
 compute with a state that has moved, and a loss that the first one adds would have no gradient.
 
 Therefore a layer reads and writes its state through `once`. The first run keeps what that returned;
-a repeated run gets it back and touches no state. A loss of the first run is formed anew where
+a repeated run gets it back and touches no state. A loss of the first run is formed again where
 it is read: there, outside the block, TensorFlow records.
 
 TensorFlow has no public flag for the run that a layer is in. What does is the call stack: both runs

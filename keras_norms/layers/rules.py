@@ -54,7 +54,7 @@ def check_arguments(layer, names, owner):
 
 
 def check_choice(layer, name, choices, owner):
-    """Raises ValueError if an argument is none of the names that it may be."""
+    """Raises ValueError if an argument is not one of the allowed names."""
     value = getattr(layer, name)
     rule = f"`{name}` must be one of {', '.join(map(repr, choices))}"
     require(isinstance(value, str) and value in choices, owner, rule, **{name: value})

@@ -28,7 +28,7 @@ class SyncBatchNormalization(BatchNormalizationBase):
         axis: see `BatchNormalization`, as for all but these. Defaults to `-1`.
         momentum: Defaults to `0.99`.
         epsilon: Defaults to `1e-3`.
-        group_size: synchronize groups of so many consecutive replicas; it must divide their
+        group_size: synchronize groups of this many consecutive replicas; it must divide their
             number. Defaults to `None`, all.
         **kwargs: all other arguments of `BatchNormalization` but `synchronized` and
             `virtual_batch_size`.
@@ -39,8 +39,8 @@ class SyncBatchNormalization(BatchNormalizationBase):
         ValueError: as `BatchNormalization`, and if `group_size` does not divide the replicas.
         RuntimeError: where tf.distribute allows no collective: in a `tf.cond`, a
             `tf.while_loop` or a `tf.function` called by a replica, and, with Keras 3, where a
-            traced step is the first to call the layer. Statistics are never left unsynchronized
-            in silence.
+            traced step is the first to call the layer. Statistics are never silently left
+            unsynchronized.
 
     Example:
 
@@ -59,8 +59,8 @@ class SyncBatchNormalization(BatchNormalizationBase):
     def __init__(self, axis=-1, momentum=0.99, epsilon=1e-3, **kwargs):
         if not kwargs.pop("synchronized", True):
             raise ValueError(
-                "SyncBatchNormalization: it is always synchronized; BatchNormalization is the "
-                "layer that need not be. Received: synchronized=False."
+                "SyncBatchNormalization: it is always synchronized; use BatchNormalization "
+                "instead. Received: synchronized=False."
             )
         super().__init__(axis, momentum, epsilon, synchronized=True, **kwargs)
 

@@ -100,7 +100,7 @@ def _opened(path, trusted):
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError("it is no regular file")
+            raise OSError("it is not a regular file")
         if trusted is not None:
             refuse_strangers(path, status, trusted)
     except BaseException:

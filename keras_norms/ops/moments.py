@@ -36,9 +36,9 @@ def batch_moments(x, axis=-1, mask=None):
     Args:
         x: float tensor `(batch, ..., channels, ...)`.
         axis: the channel axis, or several. Defaults to `-1`.
-        mask: bool, or numbers as weights (0 where not above 0), of the shape of the leading
+        mask: bool, or numbers as weights (negative and NaN count as 0), of the shape of the leading
             non-channel axes of `x`, or of the rank of `x` with 1 on the channel axes.
-            Constants: no gradient flows to them. Defaults to None, all positions alike.
+            They are constants: no gradient flows to them. Defaults to `None`: all positions count.
 
     Returns:
         `Moments(mean, variance, count)` in float64, mean and variance of the shape of the channel

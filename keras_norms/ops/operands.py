@@ -41,7 +41,7 @@ class Operands(NamedTuple):
 
     @property
     def differentiable(self):
-        """The tensors that are there and that gradients flow to, by name."""
+        """The tensors present that gradients flow to, by name."""
         names = ("u", "v", "a", "b", "c", "center", "scale", "shift")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 

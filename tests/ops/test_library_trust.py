@@ -155,7 +155,7 @@ def test_never_loads_from_other_folders(places, opened, monkeypatch):
 def test_does_not_wait_for_a_pipe(places, opened):
     places[1].mkdir(parents=True)
     os.mkfifo(places[1] / "_native.json")
-    assert "has no readable _native.json: it is no regular file." in reason_afresh()
+    assert "has no readable _native.json: it is not a regular file." in reason_afresh()
 
 
 def test_shows_control_characters_of_a_description(places, opened):
