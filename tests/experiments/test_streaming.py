@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from .study_runs import run
 
-pytestmark = pytest.mark.main_leg
+pytestmark = pytest.mark.full
 
 
 def test_resumes_as_if_it_had_never_stopped(tmp_path):
