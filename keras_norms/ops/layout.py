@@ -55,14 +55,19 @@ def full_shape(x):
     return [dynamic[i] if size is None else size for i, size in enumerate(static)]
 
 
+def rows_per_segment(segment_size):
+    """The size of a segment, within the int32 that `tf.shape` counts rows in."""
+    return min(segment_size, tf.int32.max)
+
+
 def segment_ids(x, segment_size):
     """The segment of every row of `x`: rows 0..n-1 are segment 0, and so on."""
-    return tf.range(tf.shape(x)[0]) // segment_size
+    return tf.range(tf.shape(x)[0]) // rows_per_segment(segment_size)
 
 
 def segment_count(x, segment_size):
     """The number of segments, the last of which may be shorter than the others."""
-    return -(-tf.shape(x)[0] // segment_size)
+    return -(-tf.shape(x)[0] // rows_per_segment(segment_size))
 
 
 def expand_vector(vector, x, axis, segment_size=None):

@@ -5,7 +5,13 @@ import math
 
 import tensorflow as tf
 
-from keras_norms.ops.layout import full_shape, other_axes, segment_count, segment_ids
+from keras_norms.ops.layout import (
+    full_shape,
+    other_axes,
+    rows_per_segment,
+    segment_count,
+    segment_ids,
+)
 
 
 def total_of(values, axis, segment_size):
@@ -46,8 +52,9 @@ def count_of(x, *, axis, weights=None, segment_size=None):
         return size / tf.constant([channels], tf.float64)
     if segment_size is None:
         return tf.reshape(_product([shape[a] for a in other_axes(axis, x.shape.rank)]), [1])
-    first_rows = tf.range(segment_count(x, segment_size)) * segment_size
-    rows = tf.minimum(segment_size, shape[0] - first_rows)
+    size = rows_per_segment(segment_size)
+    first_rows = tf.range(segment_count(x, size)) * size
+    rows = tf.minimum(size, shape[0] - first_rows)
     inner = [shape[a] for a in other_axes(axis, x.shape.rank) if a != 0]
     return tf.expand_dims(tf.cast(rows, tf.float64) * _product(inner), -1)
 
