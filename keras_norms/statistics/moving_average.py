@@ -11,6 +11,10 @@ import tensorflow as tf
 
 from keras_norms.statistics.moving_statistics import MOVING_VARIANCE, MovingStatistics
 
+# The most that is stored, as a share of what the dtype can hold: below 1, since a sum of
+# shares of the largest number may be rounded up to infinity.
+LARGEST = 0.99
+
 
 class MovingAverage(NamedTuple):
     """The rule of a layer.
@@ -62,6 +66,8 @@ class MovingAverage(NamedTuple):
             keep = tf.logical_and(keep, tf.math.is_finite(batch_mean + batch_spread))
             old_mean, old_spread = (tf.cast(value, tf.float64) for value in (mean, spread))
             batch_mean, batch_spread = self._bounded(old_mean, old_spread, batch_mean, batch_spread)
+        # A variance may be beyond the stored dtype, where it would be infinite for good.
+        batch_spread = tf.minimum(batch_spread, LARGEST * float(spread.dtype.max))
         batch_mean = tf.cast(batch_mean, mean.dtype)
         batch_spread = tf.cast(batch_spread, spread.dtype)
         # Where nothing is to change the batch has a share of 0, which no NaN passes.
