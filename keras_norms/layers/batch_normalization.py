@@ -29,6 +29,8 @@ class BatchNormalization(BatchNormalizationBase):
     A position of weight 0 is normalized like the others, but counts in no statistic. If it holds
     NaN or Inf it is read as the mean, so that `y = beta` there and no NaN spreads. A batch in
     which nothing counts is normalized as in inference and leaves the moving statistics alone.
+    The moving variance stops near the largest number of its dtype; for the range of the inputs
+    see `ops.batch_moments`.
 
     In a block that the backward pass recomputes (`tf.recompute_grad`, `keras.remat`,
     `keras.RematScope`) the moving statistics are updated once, and gradients are those without

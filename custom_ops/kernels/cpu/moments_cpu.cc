@@ -2,7 +2,7 @@
 // compute type around a shift that is a value of the block (the one of largest weight), or the mean
 // of some; so what cancels is at most the length of the block times the variance. Blocks are then
 // moved to one shift per unit and channel, and units to one per channel, in float64 and in a fixed
-// order.
+// order. A block whose sums overflow in float is computed again in double.
 
 #include "../moments.h"
 
@@ -51,6 +51,19 @@ int64_t Heaviest(const F* weights, int64_t begin, int64_t end) {
   return heaviest;
 }
 
+// Weights this small are computed in double: times a square they may be less than float can hold.
+constexpr double kSmallWeight = 1e-10;
+
+// Values begin to end, `stride` elements apart, in double: for where float overflows.
+template <typename T, typename F>
+[[gnu::noinline]] void AddInDouble(const T* x, int64_t stride, int64_t begin, int64_t end, const F* weights,
+                 Partial partial, int64_t column) {
+  for (int64_t i = begin; i < end; ++i) {
+    const double weight = weights == nullptr ? 1.0 : static_cast<double>(weights[i]);
+    if (weight > 0) partial.Add(column, weight, static_cast<double>(Load(x + i * stride)), 0, 0);
+  }
+}
+
 // Rows begin to end of a group of columns, `stride` elements apart, around one of these rows.
 template <typename Group, typename T, typename F = Compute<T>>
 void AddGroup(Group, const T* x, int64_t stride, int64_t begin, int64_t end, const F* weights,
@@ -84,8 +97,20 @@ void AddGroup(Group, const T* x, int64_t stride, int64_t begin, int64_t end, con
   memcpy(shifts, shift, sizeof shifts);
   memcpy(sums, sum, sizeof sums);
   memcpy(squares, square, sizeof squares);
+  V zero = {};  // Or NaN, where a sum is not finite.
+  for (int k = 0; k < Group::kSize; ++k) zero += (sum[k] - sum[k]) + (square[k] - square[k]);
+  F zeros[Group::kColumns / Group::kSize];
+  memcpy(zeros, &zero, sizeof zeros);
+  F total = 0;
+  for (const F value : zeros) total += value;
+  if (total == 0) {
+    for (int i = 0; i < Group::kColumns; ++i) {
+      partial.Add(column + i, count, shifts[i], sums[i], squares[i]);
+    }
+    return;
+  }
   for (int i = 0; i < Group::kColumns; ++i) {
-    partial.Add(column + i, count, shifts[i], sums[i], squares[i]);
+    AddInDouble(x + i, stride, begin, end, weights, partial, column + i);
   }
 }
 
@@ -97,6 +122,10 @@ void AddMatrix(const T* x, int64_t stride, int64_t rows, int64_t n, const F* wei
     const int64_t end = Min(begin + kBlockRows, rows);
     const int64_t heaviest = Heaviest(weights, begin, end);
     if (weights != nullptr && !(weights[heaviest] > 0)) continue;
+    if (weights != nullptr && static_cast<double>(weights[heaviest]) < kSmallWeight) {
+      for (int64_t j = 0; j < n; ++j) AddInDouble(x + j, stride, begin, end, weights, partial, j);
+      continue;
+    }
     ForEachGroup<F, 4>(n, [&](auto group, int64_t j) {
       AddGroup(group, x + j, stride, begin, end, weights, heaviest, partial, j);
     });
@@ -140,6 +169,10 @@ void AddPlane(const T* x, int64_t n, const F* weights, Partial partial, int64_t 
     double count = static_cast<double>(size);
     const F shift = w == nullptr ? FirstMean(block, size) : WeightedMean(block, w, size, &count);
     if (count == 0.0) continue;
+    if (count < kSmallWeight * static_cast<double>(size)) {
+      AddInDouble(block, 1, 0, size, w, partial, column);
+      continue;
+    }
 
     Lanes<F> sum, square;
     ForEachGroup<F, 2>(size, [&](auto group, int64_t i) {
@@ -158,7 +191,12 @@ void AddPlane(const T* x, int64_t n, const F* weights, Partial partial, int64_t 
         }
       }
     });
-    partial.Add(column, count, static_cast<double>(shift), sum.total(), square.total());
+    const double total = sum.total(), squares = square.total();
+    if (total - total == 0 && squares - squares == 0) {  // Finite.
+      partial.Add(column, count, static_cast<double>(shift), total, squares);
+    } else {
+      AddInDouble(block, 1, 0, size, w, partial, column);
+    }
   }
 }
 
