@@ -111,22 +111,13 @@ def schedule_or_number(value, name, low, owner):
     """
     rule = f"`{name}` must be a number, at least {low}, or a Keras schedule"
     if isinstance(value, dict):
-        value = keras.optimizers.schedules.deserialize(value)
+        value = _schedule_of(value)
     if not isinstance(value, Schedule):
         # An infinite number is a limit that never binds.
         require(is_number(value, low, may_be_infinite=True), owner, rule, **{name: value})
         return float(value)
-    try:
-        first = np.asarray(value(tf.constant(0, tf.int64)), float)
-    except Exception as error:
-        raise ValueError(
-            f"{owner}: {rule}. Received: {name}={value!r}, which at step 0 fails: "
-            f"{printable(error)}"
-        ) from error
-    if first.shape != () or not first >= low:
-        raise ValueError(
-            f"{owner}: {rule}. Received: {name}={value!r}, which at step 0 is {first}."
-        )
+    if tf.compat.v1.executing_eagerly_outside_functions():  # Otherwise there is no number to see.
+        _check_first_value(value, name, low, owner, rule)
     try:
         keras.optimizers.schedules.serialize(value)
     except Exception as error:
@@ -135,6 +126,32 @@ def schedule_or_number(value, name, low, owner):
             "`get_config`."
         ) from error
     return value
+
+
+def _schedule_of(config):
+    """The schedule of a config, by its registered name first.
+
+    Keras 2 reads .h5 files by the class name alone, and knows only its own classes by that.
+    """
+    registered = keras.saving.get_registered_object(str(config.get("registered_name")))
+    if registered is not None and "config" in config:
+        return registered.from_config(config["config"])
+    return keras.optimizers.schedules.deserialize(config)
+
+
+def _check_first_value(schedule, name, low, owner, rule):
+    try:
+        with tf.init_scope():  # A layer may be made while a function is traced.
+            first = np.asarray(schedule(tf.constant(0, tf.int64)), float)
+    except Exception as error:
+        raise ValueError(
+            f"{owner}: {rule}. Received: {name}={schedule!r}, which at step 0 fails: "
+            f"{printable(error)}"
+        ) from error
+    if first.shape != () or not first >= low:
+        raise ValueError(
+            f"{owner}: {rule}. Received: {name}={schedule!r}, which at step 0 is {first}."
+        )
 
 
 def value_at(schedule, step, low):
