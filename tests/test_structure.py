@@ -27,6 +27,7 @@ SHARED_BY_LAYERS = {
     "base",
     "channels",
     "inputs",
+    "keras_2",
     "rematerialization",
     "rules",
     "stock_config",

@@ -1,10 +1,10 @@
 """Batch normalization that is exact, masked and safe on several replicas."""
 
-from keras_norms.keras_api import keras
 from keras_norms.layers.base import BatchNormalizationBase
+from keras_norms.layers.keras_2 import registered
 
 
-@keras.saving.register_keras_serializable(package="keras_norms")
+@registered
 class BatchNormalization(BatchNormalizationBase):
     """Normalizes each channel by mean and variance of the batch; exact at any offset.
 

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from keras_norms.keras_api import keras
 from keras_norms.layers.base import BatchNormalizationBase
+from keras_norms.layers.keras_2 import registered
 from keras_norms.layers.rules import check_arguments
 from keras_norms.layers.stock_config import renorm_config
 from keras_norms.printable import printable
@@ -14,7 +15,7 @@ R_MAX = LinearRamp(5_000, 40_000, 1.0, 3.0)
 D_MAX = LinearRamp(5_000, 25_000, 0.0, 5.0)
 
 
-@keras.saving.register_keras_serializable(package="keras_norms")
+@registered
 class BatchRenormalization(BatchNormalizationBase):
     """Normalizes by the batch, corrected so that training sees what inference will see.
 

@@ -11,6 +11,7 @@ from keras_norms.keras_api import add_moving_statistic, add_parameter, keras
 from keras_norms.layers.advice import warn_of_initial_statistics
 from keras_norms.layers.channels import ChannelNormalization, argument_names
 from keras_norms.layers.inputs import static_if_possible
+from keras_norms.layers.keras_2 import registered
 from keras_norms.layers.rematerialization import run_of
 from keras_norms.layers.rules import check_arguments, check_choice
 from keras_norms.ops.kernels import blend
@@ -25,7 +26,7 @@ class Statistics(NamedTuple):
     stddev: tf.Tensor
 
 
-@keras.saving.register_keras_serializable(package="keras_norms")
+@registered
 class BatchlessNormalization(ChannelNormalization):
     """Normalizes by a mean and a standard deviation that are trained, not taken from the batch.
 

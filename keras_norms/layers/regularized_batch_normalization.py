@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_norms.arguments import is_number, require
-from keras_norms.keras_api import keras
 from keras_norms.layers.base import BatchNormalizationBase
+from keras_norms.layers.keras_2 import registered
 from keras_norms.layers.rules import check_choice
 from keras_norms.schedules import schedule_or_number, value_at
 
@@ -14,7 +14,7 @@ TARGETS = ("updated", "previous")
 WEIGHTS = ("mean_weight", "variance_weight")
 
 
-@keras.saving.register_keras_serializable(package="keras_norms")
+@registered
 class RegularizedBatchNormalization(BatchNormalizationBase):
     """`BatchNormalization` that pulls the statistics of each batch towards the moving ones.
 

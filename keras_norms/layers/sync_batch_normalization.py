@@ -1,10 +1,10 @@
 """Batch normalization with the statistics of all replicas."""
 
-from keras_norms.keras_api import keras
 from keras_norms.layers.base import BatchNormalizationBase
+from keras_norms.layers.keras_2 import registered
 
 
-@keras.saving.register_keras_serializable(package="keras_norms")
+@registered
 class SyncBatchNormalization(BatchNormalizationBase):
     """Normalizes each channel by mean and variance over the batches of all replicas.
 
