@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_norms.keras_api import LayerWithLosses, add_parameter, check_backend, keras
+from keras_norms.layers import keras_2
 from keras_norms.layers.inputs import real_tensor
 from keras_norms.layers.rules import check_arguments
 from keras_norms.ops.layout import ChannelView, canonical_axes
@@ -113,6 +114,10 @@ class ChannelNormalization(LayerWithLosses):
             ndim=len(input_shape), axes={a: input_shape[a] for a in axes}
         )
         self.built = True
+
+    def build_from_config(self, config):
+        with keras_2.name_scope_of(self):
+            super().build_from_config(config)
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
         """The call that `keras.RematScope` makes: the plain one.

@@ -1,7 +1,10 @@
 """What Keras 2 needs of a layer that is not its own."""
 
+import contextlib
 import sys
 import types
+
+import tensorflow as tf
 
 from keras_norms.keras_api import IS_KERAS_3, keras
 
@@ -51,3 +54,12 @@ def _callers():
     while frame is not None:
         yield frame
         frame = frame.f_back
+
+
+def name_scope_of(layer):
+    """Where weights are created that are then called `norm/gamma`, not `gamma`.
+
+    Keras enters it when it builds a layer for a call, but not when it builds one from a file:
+    optimizers that exclude weights by name would not find them.
+    """
+    return contextlib.nullcontext() if IS_KERAS_3 else tf.name_scope(layer.name)

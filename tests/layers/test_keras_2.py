@@ -75,6 +75,29 @@ def test_each_keras_finds_layers_in_files_of_keras_2():
 
 
 @on_keras_2
+def test_weights_have_the_names_of_stock_layers(tmp_path):
+    """However a model was made: optimizers exclude weights by these names."""
+    names = []
+    for layer in (keras_norms.BatchNormalization, keras.layers.BatchNormalization):
+        model = sequential(
+            layer(name="norm"),
+            sequential(layer(name="norm_inside"), name="inner"),
+            keras.layers.TimeDistributed(layer(), name="steps"),
+        )
+        model.save(tmp_path / "model.keras")
+        made = (
+            model,
+            keras.models.load_model(tmp_path / "model.keras"),
+            keras.models.model_from_json(model.to_json()),
+            keras.models.clone_model(model),
+        )
+        names.append([[weight.name for weight in one.weights] for one in made])
+    ours, stock = names
+    assert ours == stock
+    assert ours[1][0] == "norm/gamma:0"
+
+
+@on_keras_2
 @pytest.mark.parametrize(
     "layer",
     [
