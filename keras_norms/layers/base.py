@@ -18,7 +18,6 @@ from keras_norms.keras_api import (
 )
 from keras_norms.layers.advice import has_single_values, warn_of_single_values
 from keras_norms.layers.channels import ChannelNormalization, Untracked, argument_names
-from keras_norms.layers.inputs import static_if_possible
 from keras_norms.layers.rematerialization import run_of
 from keras_norms.layers.rules import check_arguments, check_batch_options
 from keras_norms.layers.stock_config import stock_config
@@ -90,7 +89,7 @@ class BatchNormalizationBase(ChannelNormalization):
 
     def call(self, inputs, training=None, mask=None):
         x, weights, axis, restore = self._viewed(inputs, mask)
-        training = static_if_possible(training, self._owner) if self.trainable else False
+        training = self._mode(training)
         parameters = self._read_parameters()
         if training is False:
             scale, center, shift = self._inference_affine(self._read_state(), **parameters)

@@ -10,7 +10,6 @@ from keras_norms.arguments import require
 from keras_norms.keras_api import add_moving_statistic, add_parameter, keras
 from keras_norms.layers.advice import warn_of_initial_statistics
 from keras_norms.layers.channels import ChannelNormalization, argument_names
-from keras_norms.layers.inputs import static_if_possible
 from keras_norms.layers.keras_2 import registered
 from keras_norms.layers.rematerialization import run_of
 from keras_norms.layers.rules import check_arguments, check_choice
@@ -176,7 +175,7 @@ class BatchlessNormalization(ChannelNormalization):
 
     def call(self, inputs, training=None, mask=None):
         x, weights, axis, restore = self._viewed(inputs, mask)
-        training = static_if_possible(training, self._owner) if self.trainable else False
+        training = self._mode(training)
         mean, stored, inverse_stddev = self._read_statistics()
         scale, center, shift = self._affine(mean, inverse_stddev, **self._read_parameters())
         if training is False:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_norms.keras_api import LayerWithLosses, add_parameter, check_backend, keras
 from keras_norms.layers import keras_2
-from keras_norms.layers.inputs import real_tensor
+from keras_norms.layers.inputs import real_tensor, static_if_possible
 from keras_norms.layers.rules import check_arguments
 from keras_norms.ops.layout import ChannelView, canonical_axes
 from keras_norms.ops.weights import row_weights
@@ -136,6 +136,14 @@ class ChannelNormalization(LayerWithLosses):
     @property
     def _owner(self):
         return called(self)
+
+    def _mode(self, training):
+        """`training` as a bool, or as a tensor whose value is not known yet."""
+        if not self.trainable:
+            return False
+        if not tf.compat.v1.executing_eagerly_outside_functions():
+            return keras_2.mode_without_eager(training, self._owner)
+        return static_if_possible(training, self._owner)
 
     def _checked(self, inputs):
         """The inputs as a tensor of the compute dtype with known channel sizes."""

@@ -7,6 +7,7 @@ import types
 import tensorflow as tf
 
 from keras_norms.keras_api import IS_KERAS_3, keras
+from keras_norms.layers.inputs import static_if_possible
 
 
 def registered(layer_class):
@@ -63,3 +64,26 @@ def name_scope_of(layer):
     optimizers that exclude weights by name would not find them.
     """
     return contextlib.nullcontext() if IS_KERAS_3 else tf.name_scope(layer.name)
+
+
+def mode_without_eager(training, owner):
+    """`training` where eager execution is disabled: inference only.
+
+    Nothing runs the updates of a layer in a session of TensorFlow 1.
+
+    Raises:
+        RuntimeError: for `training=True`. Where it is known as the graph runs only, that run fails.
+    """
+    if training is None and not IS_KERAS_3:
+        training = keras.backend.learning_phase()
+    training = static_if_possible(training, owner)
+    message = (
+        f"{owner}: training needs eager execution, since in a session nothing would move the "
+        "statistics. Remove `tf.compat.v1.disable_eager_execution()`. Received: training without."
+    )
+    if training is True:
+        raise RuntimeError(message)
+    if training is False:
+        return False
+    with tf.control_dependencies([tf.debugging.Assert(tf.logical_not(training), [message])]):
+        return tf.identity(training)

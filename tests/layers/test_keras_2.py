@@ -1,5 +1,8 @@
 """Keras 2: files, weight names, `TimeDistributed`, and graphs without eager execution."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -131,3 +134,33 @@ def test_a_layer_with_a_schedule_can_be_made_while_a_function_is_traced():
         keras_norms.BatchRenormalization()
 
     made()
+
+
+WITHOUT_EAGER = """
+import numpy as np, tensorflow as tf
+import keras_norms
+tf.compat.v1.disable_eager_execution()
+x = np.ones((8, 4), np.float32)
+for name in ("BatchRenormalization", "BatchlessNormalization"):
+    norm = getattr(keras_norms, name)(epsilon=0.0, name="norm")
+    model = tf.keras.Sequential([tf.keras.Input((4,)), norm])
+    model.compile("sgd", "mse")
+    assert abs(model.predict(x, verbose=0) - 1.0).max() < 1e-6
+    for train in (lambda: model.fit(x, x, verbose=0), lambda: norm(tf.ones((8, 4)), training=True)):
+        try:
+            train()
+        except (tf.errors.InvalidArgumentError, RuntimeError) as error:
+            assert f"{name}" in str(error) and "needs eager execution" in str(error), error
+            print("raised")
+"""
+
+
+@on_keras_2
+@pytest.mark.each_tensorflow
+def test_training_without_eager_execution_is_an_error():
+    """Nothing would move the statistics then. Inference works."""
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EAGER], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["raised"] * 4
