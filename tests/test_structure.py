@@ -28,6 +28,7 @@ SHARED_BY_LAYERS = {
     "channels",
     "inputs",
     "keras_2",
+    "losses",
     "rematerialization",
     "rules",
     "stock_config",

@@ -87,11 +87,12 @@ class BatchlessNormalization(ChannelNormalization):
     the statistics divided by it, so they fit only a layer with the same one; `statistics` reads
     and `assign_statistics` sets the values themselves.
 
-    Training inside a loop of TensorFlow (an RNN that is not unrolled, `tf.map_fn`) or a `tf.cond`
-    works only where the loss is used inside, too: it cannot reach `model.losses` from there.
+    A model may not train the layer inside a `tf.function` of its own, a `tf.cond` or a loop of
+    TensorFlow (an RNN that is not unrolled), which the loss could not leave.
 
     Raises:
         ValueError: for an invalid argument, input or mask.
+        RuntimeError: where the loss could not reach `model.losses`.
 
     Example:
 

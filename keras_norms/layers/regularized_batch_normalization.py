@@ -45,6 +45,10 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
     In a custom loop add `model.losses` to the loss; on several replicas each has the whole
     penalty, and all is divided by their number, as Keras does in `fit`.
 
+    A model may not train the layer inside a `tf.function` of its own, a `tf.cond` or a loop of
+    TensorFlow (an RNN that is not unrolled), which the penalty could not leave. All of the training
+    step may be in one, as in `fit`.
+
     Where the backward pass recomputes a block with the layer (`tf.recompute_grad`), it runs the
     block once more for the gradient of the penalty. A block that returns `layer.losses` with its
     outputs, to be added to the loss instead of `model.losses`, avoids that.
@@ -73,6 +77,7 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
 
     Raises:
         ValueError: as `BatchNormalization`, and for an invalid argument.
+        RuntimeError: where the penalty could not reach `model.losses`.
 
     Example:
 

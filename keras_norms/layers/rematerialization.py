@@ -11,7 +11,7 @@ it is read: there, outside the block, TensorFlow records.
 
 TensorFlow has no public flag for the run that a layer is in. What does is the call stack: both runs
 are functions inside `tf.recompute_grad`, and have the tuple `args` in common. All that is assumed
-of TensorFlow is in `_functions_of_tensorflow`, `_TRACER` and `_SCRATCH`. Where it does not hold, a
+of TensorFlow is in `_functions_of_tensorflow`, `TRACER` and `_SCRATCH`. Where it does not hold, a
 layer in such a block raises.
 """
 
@@ -21,11 +21,10 @@ import sys
 
 import tensorflow as tf
 
-from keras_norms.keras_api import LossWhenRead, add_loss_when_read, read_loss
+from keras_norms.keras_api import read_loss
+from keras_norms.layers.losses import TRACER, add_loss
 from keras_norms.ops.exporting import is_exporting
 
-# The function that traces a `tf.function`, a branch of `tf.cond` or the body of a loop.
-_TRACER = "func_graph_from_py_func"
 # Part of the name of a graph in which Keras finds out a shape, and which never runs.
 _SCRATCH = "scratch_graph"
 # What frames and tensors keep our objects under.
@@ -38,8 +37,8 @@ _WAITING = 100
 class Run:
     """A training call of a layer that is in no such block."""
 
-    def __init__(self, layer):
-        self.layer = layer
+    def __init__(self, layer, owner):
+        self.layer, self.owner = layer, owner
 
     def once(self, function, *arguments):
         """What `function` returns, which reads or writes state. No repeated run calls it."""
@@ -52,7 +51,7 @@ class Run:
         that the gradient goes back through the block, which runs once more for it.
         """
         del anew
-        self.layer.add_loss(loss)
+        add_loss(self.layer, loss, self.owner)
 
 
 class _RunInBlock(Run):
@@ -64,8 +63,8 @@ class _RunInBlock(Run):
     """
 
     def __init__(self, layer, owner, frames, repetition):
-        super().__init__(layer)
-        self.owner, self.frames, self.repetition = owner, frames, repetition
+        super().__init__(layer, owner)
+        self.frames, self.repetition = frames, repetition
         self.blocks = [_block_of(frame, owner) for frame in frames]
 
     def once(self, function, *arguments):
@@ -79,11 +78,11 @@ class _RunInBlock(Run):
 
     def add_loss(self, loss, anew=None):
         if not self.blocks:
-            self.layer.add_loss(loss)
+            add_loss(self.layer, loss, self.owner)
         else:
             read = self._through_block() if anew is None else lambda _: anew()
-            loss = LossWhenRead(loss, read)
-            if not add_loss_when_read(self.layer, loss):
+            loss = add_loss(self.layer, loss, self.owner, read)
+            if loss is None:
                 rule = "cannot have losses that are returned, as by `stateless_call`"
                 raise _error(self.owner, rule, "a loss")
         if anew is None:
@@ -166,7 +165,7 @@ def run_of(layer, owner):
     frames, repetition = [], None
     for frame, traced in _frames_of_blocks(sys._getframe(1)):
         if _is_scratch() or is_exporting():  # Nothing trains here.
-            return Run(layer)
+            return Run(layer, owner)
         if traced:
             rule = (
                 "must call it directly, not in a `tf.function`, `tf.cond` or loop inside the "
@@ -178,7 +177,7 @@ def run_of(layer, owner):
             break
         frames.append(frame)
     if not frames and repetition is None:
-        return Run(layer)
+        return Run(layer, owner)
     return _RunInBlock(layer, owner, frames, repetition)
 
 
@@ -209,7 +208,7 @@ def _frames_of_blocks(frame):
         code = frame.f_code
         if code is first or code is repeated:
             yield frame, traced
-        elif code.co_name == _TRACER:
+        elif code.co_name == TRACER:
             traced = True
         frame = frame.f_back
 
