@@ -1,17 +1,21 @@
-// As much of CUDA as the kernels use, on the threads of the host: no GPU is needed to execute them.
+// As much of CUDA as the kernels use, on the host: no GPU is needed to execute them.
 //
-// A thread of the host plays each CUDA thread of a block, and blocks run one after the other, so
-// shared memory is static memory and sanitizers see every access. Blocks and grids are small, so
-// that small arrays are split as large ones are on a GPU.
+// The CUDA threads of a block are contexts that take turns, or threads of the host for the thread
+// sanitizer. Blocks run one after the other, so shared memory is static memory and sanitizers see
+// every access. Blocks and grids are small, so that small arrays are split as large ones are on a GPU.
 
 #ifndef KERAS_NORMS_TESTS_NATIVE_CUDA_EMULATION_H_
 #define KERAS_NORMS_TESTS_NATIVE_CUDA_EMULATION_H_
+
+#include <ucontext.h>
 
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -72,44 +76,143 @@ inline void Narrow(float from, BFloat16* to) {
   to->bits = is_nan ? 0x7fc0 : static_cast<uint16_t>(rounded >> 16);
 }
 
-// Where the threads of a block wait for each other.
-class Meeting {
- public:
-  explicit Meeting(int threads) : threads_(threads) {}
-
-  // Threads that leave the kernel meet, too: a barrier that only some of them reached is an error.
-  void Wait(bool is_leaving) {
-    const int round = round_.load();
-    if (is_leaving) ++leaving_;
-    if (++waiting_ < threads_) {
-      while (round_.load() == round) std::this_thread::yield();
-      return;
-    }
-    const int leaving = leaving_.exchange(0);
-    if (leaving != 0 && leaving != threads_) {
-      std::fprintf(stderr, "A barrier was not reached by all threads of its block.\n");
-      std::abort();
-    }
-    waiting_ = 0;
-    ++round_;
-  }
-
- private:
-  const int threads_;
-  std::atomic<int> waiting_{0}, leaving_{0}, round_{0};
-};
-
-// The place of the thread that asks.
+// The place of the CUDA thread that asks.
 struct Place {
   Dimensions thread, block, grid;
-  Meeting* meeting = nullptr;
 };
 inline thread_local Place place;
 
 inline Dimensions ThreadIndex() { return place.thread; }
 inline Dimensions BlockIndex() { return place.block; }
 inline Dimensions GridSize() { return place.grid; }
-inline void Barrier() { place.meeting->Wait(/*is_leaving=*/false); }
+
+// A barrier that only some threads of a block reach is an error; those that leave the kernel meet,
+// too.
+inline void CheckMeeting(unsigned leaving, unsigned threads) {
+  if (leaving == 0 || leaving == threads) return;
+  std::fprintf(stderr, "A barrier was not reached by all threads of its block.\n");
+  std::abort();
+}
+
+#ifdef __SANITIZE_THREAD__
+
+// Where the threads of a block wait for each other.
+class Meeting {
+ public:
+  explicit Meeting(unsigned threads) : threads_(threads) {}
+
+  void Wait(bool is_leaving) {
+    const unsigned round = round_.load();
+    if (is_leaving) ++leaving_;
+    if (++waiting_ < threads_) {
+      while (round_.load() == round) std::this_thread::yield();
+      return;
+    }
+    CheckMeeting(leaving_.exchange(0), threads_);
+    waiting_ = 0;
+    ++round_;
+  }
+
+ private:
+  const unsigned threads_;
+  std::atomic<unsigned> waiting_{0}, leaving_{0}, round_{0};
+};
+inline thread_local Meeting* meeting;
+
+inline void Barrier() { meeting->Wait(/*is_leaving=*/false); }
+
+// A thread of the host for each CUDA thread, which the sanitizer watches.
+template <typename Play, typename Blocks>
+void RunBlocks(unsigned threads, const Play& play, const Blocks& for_each_block) {
+  Meeting place_to_meet(threads);
+  std::vector<std::thread> players;
+  for (unsigned thread = 0; thread < threads; ++thread) {
+    players.emplace_back([&, thread] {
+      meeting = &place_to_meet;
+      for_each_block([&](const Dimensions& block) {
+        play(thread, block);
+        meeting->Wait(/*is_leaving=*/true);
+      });
+    });
+  }
+  for (std::thread& player : players) player.join();
+}
+
+#else
+
+// The CUDA threads of a block as contexts of one thread of the host: each runs up to its next
+// barrier, then the next one does. That takes no time on a busy machine, where threads that wait for
+// each other take minutes.
+class Crew {
+ public:
+  explicit Crew(unsigned threads) : fibers_(threads) {}
+
+  void Run(const std::function<void(unsigned)>& play) {
+    play_ = &play;
+    unsigned leaving = 0;
+    for (Fiber& fiber : fibers_) Prepare(&fiber);
+    for (bool forward = true; leaving == 0; forward = !forward) {
+      // In turns from both ends, so that what lacks a barrier finds a value that is not there yet.
+      for (unsigned i = 0; i < fibers_.size(); ++i) {
+        current_ = forward ? i : static_cast<unsigned>(fibers_.size()) - 1 - i;
+        swapcontext(&caller_, &fibers_[current_].context);
+        leaving += fibers_[current_].has_left ? 1 : 0;
+      }
+      CheckMeeting(leaving, static_cast<unsigned>(fibers_.size()));
+    }
+  }
+
+  void Barrier() {
+    const Place kept = place;
+    swapcontext(&fibers_[current_].context, &caller_);
+    place = kept;
+  }
+
+ private:
+  static constexpr size_t kStackBytes = 1 << 18;
+  struct Fiber {
+    ucontext_t context;
+    std::unique_ptr<char[]> stack{new char[kStackBytes]};
+    bool has_left = false;
+  };
+
+  void Prepare(Fiber* fiber);
+  static void Enter();
+
+  std::vector<Fiber> fibers_;
+  ucontext_t caller_;
+  const std::function<void(unsigned)>* play_ = nullptr;
+  unsigned current_ = 0;
+};
+inline Crew* crew;
+
+inline void Crew::Prepare(Fiber* fiber) {
+  fiber->has_left = false;
+  getcontext(&fiber->context);
+  fiber->context.uc_stack.ss_sp = fiber->stack.get();
+  fiber->context.uc_stack.ss_size = kStackBytes;
+  fiber->context.uc_link = &caller_;
+  makecontext(&fiber->context, &Crew::Enter, 0);
+}
+
+inline void Crew::Enter() {
+  const unsigned thread = crew->current_;
+  (*crew->play_)(thread);
+  crew->fibers_[thread].has_left = true;
+}
+
+inline void Barrier() { crew->Barrier(); }
+
+template <typename Play, typename Blocks>
+void RunBlocks(unsigned threads, const Play& play, const Blocks& for_each_block) {
+  Crew players(threads);
+  crew = &players;
+  for_each_block([&](const Dimensions& block) {
+    players.Run([&](unsigned thread) { play(thread, block); });
+  });
+}
+
+#endif
 
 template <typename... Parameters, typename... Arguments>
 const char* Launch(void (*kernel)(Parameters...), Dimensions grid, Dimensions block, cudaStream_t,
@@ -119,24 +222,17 @@ const char* Launch(void (*kernel)(Parameters...), Dimensions grid, Dimensions bl
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) {
     return "The grid has no valid size.";
   }
-  Meeting meeting(static_cast<int>(threads));
-  const auto play = [&](unsigned thread) {
-    place.thread = Dimensions(thread % block.x, thread / block.x % block.y, 0);
-    place.grid = grid;
-    place.meeting = &meeting;
+  const auto play = [&](unsigned thread, const Dimensions& block_index) {
+    place = {Dimensions(thread % block.x, thread / block.x % block.y, 0), block_index, grid};
+    kernel(arguments...);
+  };
+  RunBlocks(threads, play, [&](const auto& run_block) {
     for (unsigned z = 0; z < grid.z; ++z) {
       for (unsigned y = 0; y < grid.y; ++y) {
-        for (unsigned x = 0; x < grid.x; ++x) {
-          place.block = Dimensions(x, y, z);
-          kernel(arguments...);
-          meeting.Wait(/*is_leaving=*/true);
-        }
+        for (unsigned x = 0; x < grid.x; ++x) run_block(Dimensions(x, y, z));
       }
     }
-  };
-  std::vector<std::thread> players;
-  for (unsigned thread = 0; thread < threads; ++thread) players.emplace_back(play, thread);
-  for (std::thread& player : players) player.join();
+  });
   return nullptr;
 }
 
