@@ -97,7 +97,7 @@ class LinearRamp(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-def schedule_or_number(value, name, low, owner):
+def schedule_or_number(value, name, low, owner, high=np.inf):
     """`value` as a float or a schedule that can be saved.
 
     Args:
@@ -105,19 +105,21 @@ def schedule_or_number(value, name, low, owner):
         name: of the argument, for the message.
         low: the least that it may be. A schedule is asked for its value at step 0.
         owner: for the message.
+        high: the most that it may be.
 
     Raises:
-        ValueError: for anything else, and for numbers below `low`.
+        ValueError: for anything else, and for numbers outside of these limits.
     """
-    rule = f"`{name}` must be a number, at least {low}, or a Keras schedule"
+    limits = f", at least {low}," if high == np.inf else f" in [{low:g}, {high:g}]"
+    rule = f"`{name}` must be a number{limits} or a Keras schedule"
     if isinstance(value, dict):
         value = _schedule_of(value)
     if not isinstance(value, Schedule):
         # An infinite number is a limit that never binds.
-        require(is_number(value, low, may_be_infinite=True), owner, rule, **{name: value})
+        require(is_number(value, low, high, may_be_infinite=True), owner, rule, **{name: value})
         return float(value)
     if tf.compat.v1.executing_eagerly_outside_functions():  # Otherwise there is no number to see.
-        _check_first_value(value, name, low, owner, rule)
+        _check_first_value(value, name, low, high, owner, rule)
     try:
         keras.optimizers.schedules.serialize(value)
     except Exception as error:
@@ -139,7 +141,7 @@ def _schedule_of(config):
     return keras.optimizers.schedules.deserialize(config)
 
 
-def _check_first_value(schedule, name, low, owner, rule):
+def _check_first_value(schedule, name, low, high, owner, rule):
     try:
         with tf.init_scope():  # A layer may be made while a function is traced.
             first = np.asarray(schedule(tf.constant(0, tf.int64)), float)
@@ -148,7 +150,7 @@ def _check_first_value(schedule, name, low, owner, rule):
             f"{owner}: {rule}. Received: {name}={schedule!r}, which at step 0 fails: "
             f"{printable(error)}"
         ) from error
-    if first.shape != () or not first >= low:
+    if first.shape != () or not low <= first <= high:
         raise ValueError(
             f"{owner}: {rule}. Received: {name}={schedule!r}, which at step 0 is {first}."
         )
@@ -179,7 +181,7 @@ def checked_momentum(value, owner):
         require(holds, owner, rule, momentum=value)
         return value
     if isinstance(value, (dict, Schedule)):
-        return schedule_or_number(value, "momentum", 0.0, owner)
+        return schedule_or_number(value, "momentum", 0.0, owner, high=1.0)
     rule = "`momentum` must be a number in [0, 1], a schedule, a variable or None"
     require(is_number(value, 0, 1), owner, rule, momentum=value)
     return value
@@ -193,9 +195,10 @@ def momentum_at(momentum, step):
     if momentum is None:
         calls = tf.cast(step, tf.float64)
         return calls / (calls + 1.0)
-    if isinstance(momentum, Schedule):
-        return tf.clip_by_value(tf.cast(momentum(step), tf.float64), 0.0, 1.0)
-    return tf.cast(momentum, tf.float64) if is_variable(momentum) else momentum
+    if is_number(momentum):
+        return momentum
+    now = momentum(step) if isinstance(momentum, Schedule) else momentum
+    return tf.clip_by_value(tf.cast(now, tf.float64), 0.0, 1.0)
 
 
 def needs_step(momentum):

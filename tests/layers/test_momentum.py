@@ -119,6 +119,21 @@ def test_a_momentum_that_is_assigned():
         assert layer.momentum == 1.0
 
 
+def test_rejects_a_schedule_that_begins_out_of_range():
+    rule = r"'norm': `momentum` must be a number in \[0, 1\] or a Keras schedule. .*at step 0 is 2"
+    with pytest.raises(ValueError, match=rule):
+        ramp = keras_norms.schedules.LinearRamp(0, 2, 2.0, 0.5)
+        keras_norms.BatchNormalization(momentum=ramp, name="norm")
+
+
+def test_a_variable_is_held_within_its_limits():
+    momentum = tf.Variable(0.5)
+    layer = keras_norms.BatchNormalization(momentum=momentum, dtype="float64")
+    momentum.assign(7.0)
+    layer(tf.constant(BATCHES[0]), training=True)
+    np.testing.assert_array_equal(layer.moving_mean, np.zeros(4))
+
+
 def test_rejects_a_variable_out_of_range():
     with pytest.raises(ValueError, match="must hold a number in"):
         keras_norms.BatchNormalization(momentum=tf.Variable(2.0))
