@@ -2,7 +2,7 @@
 // compute type around a shift that is a value of the block (the one of largest weight), or the mean
 // of some; so what cancels is at most the length of the block times the variance. Blocks are then
 // moved to one shift per unit and channel, and units to one per channel, in float64 and in a fixed
-// order. A block whose sums overflow in float is computed again in double.
+// order. A unit whose sums overflow in float is computed again in double.
 
 #include "../moments.h"
 
@@ -56,8 +56,8 @@ constexpr double kSmallWeight = 1e-10;
 
 // Values begin to end, `stride` elements apart, in double: for where float overflows.
 template <typename T, typename F>
-[[gnu::noinline]] void AddInDouble(const T* x, int64_t stride, int64_t begin, int64_t end, const F* weights,
-                 Partial partial, int64_t column) {
+[[gnu::noinline]] void AddInDouble(const T* x, int64_t stride, int64_t begin, int64_t end,
+                                   const F* weights, Partial partial, int64_t column) {
   for (int64_t i = begin; i < end; ++i) {
     const double weight = weights == nullptr ? 1.0 : static_cast<double>(weights[i]);
     if (weight > 0) partial.Add(column, weight, static_cast<double>(Load(x + i * stride)), 0, 0);
@@ -97,32 +97,21 @@ void AddGroup(Group, const T* x, int64_t stride, int64_t begin, int64_t end, con
   memcpy(shifts, shift, sizeof shifts);
   memcpy(sums, sum, sizeof sums);
   memcpy(squares, square, sizeof squares);
-  V zero = {};  // Or NaN, where a sum is not finite.
-  for (int k = 0; k < Group::kSize; ++k) zero += (sum[k] - sum[k]) + (square[k] - square[k]);
-  F zeros[Group::kColumns / Group::kSize];
-  memcpy(zeros, &zero, sizeof zeros);
-  F total = 0;
-  for (const F value : zeros) total += value;
-  if (total == 0) {
-    for (int i = 0; i < Group::kColumns; ++i) {
-      partial.Add(column + i, count, shifts[i], sums[i], squares[i]);
-    }
-    return;
-  }
   for (int i = 0; i < Group::kColumns; ++i) {
-    AddInDouble(x + i, stride, begin, end, weights, partial, column + i);
+    partial.Add(column + i, count, shifts[i], sums[i], squares[i]);
   }
 }
 
 // Rows of n columns, with one weight a row or none.
 template <typename T, typename F = Compute<T>>
 void AddMatrix(const T* x, int64_t stride, int64_t rows, int64_t n, const F* weights,
-               Partial partial) {
+               Partial partial, bool in_double) {
   for (int64_t begin = 0; begin < rows; begin += kBlockRows) {
     const int64_t end = Min(begin + kBlockRows, rows);
     const int64_t heaviest = Heaviest(weights, begin, end);
     if (weights != nullptr && !(weights[heaviest] > 0)) continue;
-    if (weights != nullptr && static_cast<double>(weights[heaviest]) < kSmallWeight) {
+    const double most = weights == nullptr ? 1.0 : static_cast<double>(weights[heaviest]);
+    if (in_double || most < kSmallWeight) {
       for (int64_t j = 0; j < n; ++j) AddInDouble(x + j, stride, begin, end, weights, partial, j);
       continue;
     }
@@ -160,7 +149,8 @@ F WeightedMean(const T* values, const F* weights, int64_t n, double* count) {
 
 // n contiguous values of one channel, with a weight each or none.
 template <typename T, typename F = Compute<T>>
-void AddPlane(const T* x, int64_t n, const F* weights, Partial partial, int64_t column) {
+void AddPlane(const T* x, int64_t n, const F* weights, Partial partial, int64_t column,
+              bool in_double) {
   constexpr int64_t kBlock = Lanes<F>::kSize * kBlockRows;
   for (int64_t begin = 0; begin < n; begin += kBlock) {
     const int64_t size = Min(kBlock, n - begin);
@@ -169,7 +159,7 @@ void AddPlane(const T* x, int64_t n, const F* weights, Partial partial, int64_t 
     double count = static_cast<double>(size);
     const F shift = w == nullptr ? FirstMean(block, size) : WeightedMean(block, w, size, &count);
     if (count == 0.0) continue;
-    if (count < kSmallWeight * static_cast<double>(size)) {
+    if (in_double || count < kSmallWeight * static_cast<double>(size)) {
       AddInDouble(block, 1, 0, size, w, partial, column);
       continue;
     }
@@ -191,18 +181,13 @@ void AddPlane(const T* x, int64_t n, const F* weights, Partial partial, int64_t 
         }
       }
     });
-    const double total = sum.total(), squares = square.total();
-    if (total - total == 0 && squares - squares == 0) {  // Finite.
-      partial.Add(column, count, static_cast<double>(shift), total, squares);
-    } else {
-      AddInDouble(block, 1, 0, size, w, partial, column);
-    }
+    partial.Add(column, count, static_cast<double>(shift), sum.total(), square.total());
   }
 }
 
 template <typename T, typename F = Compute<T>>
 void AddUnit(const MomentsArguments& arguments, const Plan& plan, const Unit& unit,
-             Partial partial) {
+             Partial partial, bool in_double) {
   const T* x = static_cast<const T*>(arguments.x);
   const F* weights = static_cast<const F*>(arguments.weights);
   const auto weights_at = [&](int64_t row) {
@@ -211,17 +196,26 @@ void AddUnit(const MomentsArguments& arguments, const Plan& plan, const Unit& un
   if (plan.layout.inner == 1) {
     const T* first = x + plan.offset(unit, unit.first_row);
     AddMatrix<T, F>(first, plan.columns, unit.rows, unit.columns, weights_at(unit.first_row),
-                    partial);
+                    partial, in_double);
     const T* tail = x + plan.offset(unit, unit.tail_row);
-    if (unit.tail_columns > 0) AddMatrix<T, F>(tail, 0, 1, unit.tail_columns, nullptr, partial);
+    if (unit.tail_columns > 0) {
+      AddMatrix<T, F>(tail, 0, 1, unit.tail_columns, nullptr, partial, in_double);
+    }
     return;
   }
   for (int64_t r = unit.first_row; r < unit.first_row + unit.rows; ++r) {
     for (int64_t j = 0; j < unit.columns; ++j) {
       AddPlane<T, F>(x + plan.offset(unit, r) + j * plan.layout.inner, unit.inner, weights_at(r),
-                  partial, j);
+                     partial, j, in_double);
     }
   }
+}
+
+// Whether all sums of squares are finite. Those of shifts and sums are then, too.
+bool IsFinite(const Partial& partial, int64_t columns) {
+  double zero = 0.0;  // Or NaN.
+  for (int64_t j = 0; j < columns; ++j) zero += partial.square[j] - partial.square[j];
+  return zero == 0.0;
 }
 
 // The counts where there is no channel to take them from.
@@ -255,7 +249,10 @@ void MomentsCpu(const MomentsArguments& arguments, void* scratch, const ThreadPo
   }
   const auto add = [&](const Plan& plan, const Unit& unit, Partial& partial) {
     Dispatch(arguments.dtype, [&](auto type) {
-      AddUnit<decltype(type)>(arguments, plan, unit, partial);
+      AddUnit<decltype(type)>(arguments, plan, unit, partial, /*in_double=*/false);
+      if (IsFinite(partial, unit.columns)) return;
+      memset(partial.memory, 0, unit.columns * Partial::kVectors * sizeof(double));
+      AddUnit<decltype(type)>(arguments, plan, unit, partial, /*in_double=*/true);
     });
   };
   const auto finish = [&](int64_t segment, int64_t channel, const Partial& total, int64_t j) {
