@@ -146,7 +146,7 @@ def _sums_over_batches(call, moving_mean, moving_variance):
     x, weights, axis = call.view()
     segment_size = getattr(call.layer, "virtual_batch_size", None)
     options = dict(axis=axis, weights=weights, segment_size=segment_size)
-    count, mean, m2 = MOMENTS.local(x, **options)
+    (count, mean, m2), _ = MOMENTS.local(x, **options)
     variance = tf.math.divide_no_nan(m2, count)
     if segment_size is None:
         count, mean, variance = (value[tf.newaxis] for value in (count, mean, variance))

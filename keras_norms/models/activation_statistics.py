@@ -58,7 +58,7 @@ def merged(parts):
 
 def _moments_of(call):
     x, weights, axis = call.view()
-    count, mean, m2 = MOMENTS.local(x, axis=axis, weights=weights, segment_size=None)
+    (count, mean, m2), _ = MOMENTS.local(x, axis=axis, weights=weights, segment_size=None)
     return tf.broadcast_to(count, tf.shape(mean)), mean, m2
 
 

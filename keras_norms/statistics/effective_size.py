@@ -28,12 +28,12 @@ class SizedMomentsStatistic(MomentsStatistic):
 
     def local(self, x, *, axis, weights, segment_size):
         layout = dict(axis=axis, segment_size=segment_size)
-        parts = super().local(x, weights=weights, **layout)
+        parts, kept = super().local(x, weights=weights, **layout)
         if weights is None:
-            return *parts, parts[0]
+            return (*parts, parts[0]), kept
         # In float64, where the square of no float32 weight is 0.
         squares = tf.square(tf.cast(weights, tf.float64))
-        return *parts, count_of(x, weights=squares, **layout)
+        return (*parts, count_of(x, weights=squares, **layout)), kept
 
     def merge(self, parts):
         *moments, squares = parts

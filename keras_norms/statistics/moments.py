@@ -1,5 +1,6 @@
 """Batch moments as a statistic of the composite: local parts, exact merge, gradient."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import tensorflow as tf
@@ -11,21 +12,24 @@ from keras_norms.ops.moments import Moments
 class Pullback(NamedTuple):
     """How a gradient with respect to statistics reaches the activation.
 
-    `dx = w (b (x - center) + c) + addend`; the addend, a tensor of the shape of `x`, is for
-    statistics that depend on single positions, such as extremes.
+    `dx = w (b (x - center) + c)`, without `b` only `w c`. Statistics that depend on single positions,
+    such as extremes, add their part there: `dx = at_positions(dx)`.
     """
 
-    b: tf.Tensor
     c: tf.Tensor
-    center: tf.Tensor
-    addend: tf.Tensor | None = None
+    b: tf.Tensor | None = None
+    center: tf.Tensor | None = None
+    at_positions: Callable = lambda dx: dx
 
 
 class Statistic(Protocol):
     """What `normalize_batch` needs to know of a statistic. Vectors are float64."""
 
     def local(self, x, *, axis, weights, segment_size):
-        """The parts of this replica, a tuple of vectors. No gradient is needed here."""
+        """The parts of this replica, a tuple of vectors, and what only the pullback needs.
+
+        No gradient is needed here.
+        """
 
     def merge(self, parts):
         """Parts of several replicas, stacked on the first axis, as the parts of all."""
@@ -33,15 +37,16 @@ class Statistic(Protocol):
     def finish(self, parts):
         """The statistics, a named tuple of vectors, from parts."""
 
-    def pullback(self, x, local, statistics, gradients, *, axis, weights, segment_size):
-        """A `Pullback`, from gradients summed over the replicas that share statistics."""
+    def pullback(self, kept, statistics, gradients):
+        """A `Pullback`, from what `local` kept and gradients summed over the replicas."""
 
 
 class MomentsStatistic:
     """Mean and variance. The parts are count, mean and centred sum of squares."""
 
     def local(self, x, *, axis, weights, segment_size):
-        return kernels_in_use().moments(x, axis=axis, weights=weights, segment_size=segment_size)
+        layout = dict(axis=axis, weights=weights, segment_size=segment_size)
+        return kernels_in_use().moments(x, **layout), None
 
     def merge(self, parts):
         """Chan's merge of any number of parts at once; a part with count 0 changes nothing."""
@@ -55,8 +60,8 @@ class MomentsStatistic:
         count, mean, m2 = parts
         return Moments(mean, tf.math.divide_no_nan(m2, count), count)
 
-    def pullback(self, x, local, statistics, gradients, *, axis, weights, segment_size):
-        del x, local, axis, weights, segment_size
+    def pullback(self, kept, statistics, gradients):
+        del kept
         return Pullback(
             b=tf.math.divide_no_nan(2.0 * gradients.variance, statistics.count),
             c=tf.math.divide_no_nan(gradients.mean, statistics.count),

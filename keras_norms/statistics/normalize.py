@@ -82,34 +82,33 @@ def normalize_batch(
             vectors = [tf.broadcast_to(vector, tf.shape(center)) for vector in vectors]
         return vectors, extras
 
-    def statistics_gradient(x, local, statistics, gradients):
-        """The vectors that take gradients of the shared statistics to `x`."""
+    def statistics_gradient(kept, statistics, gradients):
+        """What takes gradients of the shared statistics to `x`."""
         summed = type(statistics)(*group.sum(list(gradients)))
-        return statistic.pullback(x, local, statistics, summed, **layout)
+        return statistic.pullback(kept, statistics, summed)
 
-    def recalled_statistics(x, local, statistics):
+    def recalled_statistics(x, kept, statistics):
         kind = type(statistics)
 
         def pullback(x, values, gradients):
-            back = statistics_gradient(x, local, kind(*values), kind(*gradients))
-            dx = blend(
-                v=x, b=back.b, c=back.c, center=back.center, weighted=weights is not None, **layout
-            )
-            return dx if back.addend is None else dx + back.addend
+            back = statistics_gradient(kept, kind(*values), kind(*gradients))
+            b = tf.zeros_like(back.c) if back.b is None else back.b
+            of_moments = dict(v=x, b=b, c=back.c, center=back.center)
+            return back.at_positions(blend(**of_moments, weighted=weights is not None, **layout))
 
         return kind(*recall(statistics, x, pullback))
 
     @tf.custom_gradient
     def composite(x, *values):
-        local = statistic.local(x, **layout)
-        parts, extra_sum = _exchange(statistic, local, extra, group)
+        own_parts, kept = statistic.local(x, **layout)
+        parts, extra_sum = _exchange(statistic, own_parts, extra, group)
         forward = statistic.finish(parts)
         vectors, extras = affine(forward, extra_sum, values)
         y = kernels_in_use().blend(Operands(v=x, **_roles(vectors), **layout))
 
         def gradient(dy, *gradients):
             extras_gradients = gradients[len(forward) :]
-            statistics = recalled_statistics(x, local, forward)
+            statistics = recalled_statistics(x, kept, forward)
             with tf.GradientTape() as tape:
                 tape.watch([statistics, values])
                 vectors, extras = affine(statistics, extra_sum, values)
@@ -122,32 +121,24 @@ def normalize_batch(
                 output_gradients=[*of_vectors, *extras_gradients],
                 unconnected_gradients=tf.UnconnectedGradients.ZERO,
             )
-            back = statistics_gradient(x, local, statistics, of_statistics)
-            dx = blend(
-                u=dy,
-                v=x,
-                a=scale,
-                b=back.b,
-                c=back.c,
-                center=back.center,
-                weighted=weights is not None,
-                **layout,
-            )
-            dx = dx if back.addend is None else dx + back.addend
-            return dx, *of_values
+            back = statistics_gradient(kept, statistics, of_statistics)
+            of_moments = {} if back.b is None else dict(v=x, b=back.b, center=back.center)
+            of_moments |= dict(c=back.c, weighted=weights is not None)
+            dx = blend(u=dy, a=scale, **of_moments, **layout)
+            return back.at_positions(dx), *of_values
 
         return Normalized(y, forward, tuple(extras)), gradient
 
     return composite(x, *parameters.values())
 
 
-def _exchange(statistic, local, extra, group):
+def _exchange(statistic, own_parts, extra, group):
     """The parts and the extra of the whole group, in one collective."""
     if group.members() == 1:
-        return local, extra
+        return own_parts, extra
     if extra is None:
-        return statistic.merge(group.gather(local)), None
-    *parts, extras = group.gather([*local, extra])
+        return statistic.merge(group.gather(own_parts)), None
+    *parts, extras = group.gather([*own_parts, extra])
     return statistic.merge(parts), tf.reduce_sum(extras, 0)
 
 

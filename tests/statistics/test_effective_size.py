@@ -13,7 +13,7 @@ X = tf.constant(np.random.default_rng(2).normal(size=(6, 2)), tf.float32)
 
 def size_of(weights):
     weights = tf.reshape(tf.constant(weights, tf.float32), [6, 1])
-    parts = SIZED_MOMENTS.local(X, axis=1, weights=weights, segment_size=None)
+    parts, _ = SIZED_MOMENTS.local(X, axis=1, weights=weights, segment_size=None)
     return SIZED_MOMENTS.finish(parts).size.numpy()
 
 

@@ -46,7 +46,7 @@ class RangeStatistic:
         count = tf.cast(tf.shape(x)[:1], tf.float64)
         extent = tf.reduce_max(x, 0) - tf.reduce_min(x, 0)
         mean = tf.math.divide_no_nan(tf.reduce_sum(x, 0), count)
-        return count, mean, tf.where(count > 0.0, extent, 0.0)
+        return (count, mean, tf.where(count > 0.0, extent, 0.0)), (x, count)
 
     def merge(self, parts):
         counts, means, ranges = parts
@@ -58,16 +58,15 @@ class RangeStatistic:
         count, mean, extent = parts
         return Range(mean, extent, count)
 
-    def pullback(self, x, local, statistics, gradients, *, axis, weights, segment_size):
+    def pullback(self, kept, statistics, gradients):
         """The mean's gradient goes through `blend`, that of the extremes to two positions."""
-        share = gradients.range * tf.math.divide_no_nan(local[0], statistics.count)
+        x, count = kept
+        share = gradients.range * tf.math.divide_no_nan(count, statistics.count)
         extremes = [tf.stop_gradient(extreme(x, 0)) for extreme in (tf.reduce_max, tf.reduce_min)]
         at = [tf.cast(x == extreme, x.dtype) for extreme in extremes]
         return Pullback(
-            b=tf.zeros_like(statistics.mean),
             c=tf.math.divide_no_nan(gradients.mean, statistics.count),
-            center=statistics.mean,
-            addend=share * (at[0] - at[1]),
+            at_positions=lambda dx: dx + share * (at[0] - at[1]),
         )
 
 
