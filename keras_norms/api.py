@@ -4,6 +4,7 @@ from keras_norms import callbacks, conversion, diagnostics, ops, schedules
 from keras_norms.layers.batch_normalization import BatchNormalization
 from keras_norms.layers.batch_renormalization import BatchRenormalization
 from keras_norms.layers.batchless_normalization import BatchlessNormalization
+from keras_norms.layers.range_batch_normalization import RangeBatchNormalization
 from keras_norms.layers.regularized_batch_normalization import RegularizedBatchNormalization
 from keras_norms.layers.sync_batch_normalization import SyncBatchNormalization
 from keras_norms.models.initialization import initialize_statistics
@@ -15,6 +16,7 @@ __all__ = [
     "BatchRenormalization",
     "BatchlessNormalization",
     "NativeStatus",
+    "RangeBatchNormalization",
     "RegularizedBatchNormalization",
     "SyncBatchNormalization",
     "callbacks",

@@ -29,6 +29,7 @@ SHARED_BY_LAYERS = {
     "inputs",
     "keras_2",
     "losses",
+    "range_base",
     "rematerialization",
     "rules",
     "stock_config",

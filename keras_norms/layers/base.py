@@ -242,7 +242,7 @@ class BatchNormalizationBase(ChannelNormalization):
             if enabled is not None:
                 use_batch = tf.logical_and(use_batch, enabled)
             mean, spread = (tf.cast(state[name], tf.float64) for name in self.kept.names)
-            stored = {"mean": mean, "variance": self.kept.variance(spread, self.epsilon)}
+            stored = self.kept.as_statistics(mean, spread, self.epsilon)
             selected = {
                 name: tf.where(use_batch, getattr(statistics, name), value)
                 for name, value in stored.items()

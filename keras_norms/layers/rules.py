@@ -31,6 +31,7 @@ RULES = {
     "synchronized": _BOOL,
     "group_size": _SIZE,
     "virtual_batch_size": _SIZE,
+    "num_chunks": ("must be an int above 0", is_size),
     "unbiased_moving_variance": _BOOL,
     "skip_nonfinite_updates": _BOOL,
     "max_update": ("must be a positive number or None", _or_none(_is_positive)),

@@ -24,6 +24,12 @@ def moments(x, *, axis, weights=None, segment_size=None):
     )
 
 
+def extremes(x, *, axis, chunks, weights=None, segment_size=None):
+    return reference.extremes(
+        x, axis=axis, chunks=chunks, weights=weights, segment_size=segment_size
+    )
+
+
 def sums(operands):
     if not has_gradient(operands):
         return reference.sums(operands)

@@ -1,4 +1,4 @@
-"""The three kernels in plain TensorFlow: no gradients here, the faces have those.
+"""The kernels in plain TensorFlow: no gradients here, the faces have those.
 
 Vectors are float64, `[channels]` or, with `segment_size`, `[segments, channels]`.
 Activations are read and written in their own dtype and computed in float32
@@ -17,8 +17,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_norms.ops.extremes import extremes
 from keras_norms.ops.layout import expand_vector
 from keras_norms.ops.totals import count_of, total_of
+
+__all__ = ["blend", "extremes", "has_gradient", "moments", "sums"]
 
 
 def has_gradient(operands):

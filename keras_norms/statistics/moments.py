@@ -12,8 +12,8 @@ from keras_norms.ops.moments import Moments
 class Pullback(NamedTuple):
     """How a gradient with respect to statistics reaches the activation.
 
-    `dx = w (b (x - center) + c)`, without `b` only `w c`. Statistics that depend on single positions,
-    such as extremes, add their part there: `dx = at_positions(dx)`.
+    `dx = w (b (x - center) + c)`, without `b` only `w c`. Statistics that depend on single
+    positions, such as extremes, add their part there: `dx = at_positions(dx)`.
     """
 
     c: tf.Tensor
