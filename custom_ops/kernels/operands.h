@@ -1,4 +1,4 @@
-// The operands of the three kernels by name, and the rules that their shapes obey.
+// The operands of the kernels by name, and the rules that their shapes obey.
 //
 // One copy of the rules for everyone who calls the kernels: shape functions, where sizes may still
 // be unknown, op kernels, XLA kernels and FFI handlers. A kernel is called only with shapes that
@@ -28,6 +28,10 @@ inline constexpr Operand kMomentsOperands[] = {
     {"x", Role::kActivation, nullptr},
     {"weights", Role::kWeights, "num_weights"},
 };
+inline constexpr Operand kExtremesOperands[] = {
+    {"x", Role::kActivation, nullptr},
+    {"weights", Role::kWeights, "num_weights"},
+};
 inline constexpr Operand kSumsOperands[] = {
     {"u", Role::kActivation, "num_u"},       {"v", Role::kActivation, "num_v"},
     {"center", Role::kVector, "num_center"}, {"scale", Role::kVector, "num_scale"},
@@ -45,9 +49,11 @@ struct Signature {
   const Operand* operands;
   int size;
   bool weighs;  // Has the attribute `weighted`.
+  bool has_chunks = false;  // Has the attribute `chunks`.
 };
 
 inline constexpr Signature kMoments{"KerasNorms>Moments", kMomentsOperands, 2, false};
+inline constexpr Signature kExtremes{"KerasNorms>Extremes", kExtremesOperands, 2, false, true};
 inline constexpr Signature kSums{"KerasNorms>Sums", kSumsOperands, 6, true};
 inline constexpr Signature kBlend{"KerasNorms>Blend", kBlendOperands, 7, true};
 
@@ -55,6 +61,7 @@ struct CallOptions {
   int64_t axis = 0;          // Where the channels of an activation are.
   int64_t segment_size = 0;  // Positions along axis 0 that share vectors; 0: all do.
   bool weighted = false;
+  int64_t chunks = 1;  // Runs of positions that each segment is cut into.
 };
 
 // An array without values may have no memory, but a null pointer would say that it is absent.
@@ -197,6 +204,9 @@ inline std::string ShapeProblem(const Signature& signature, const OperandShape* 
   if (options.segment_size < 0 || (options.segment_size > 0 && options.axis == 0)) {
     return op + "segment_size must not be negative, and 0 where the channels are axis 0." +
            received + ".";
+  }
+  if (options.chunks < 1) {
+    return op + "chunks must be above 0. Received: chunks=" + std::to_string(options.chunks) + ".";
   }
   const std::string missing = PresenceProblem(signature, shapes, options);
   if (!missing.empty()) return missing;

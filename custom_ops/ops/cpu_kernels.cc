@@ -1,6 +1,7 @@
 // The operations on the CPU.
 
 #include "ops/blend_kernel.h"
+#include "ops/extremes_kernel.h"
 #include "ops/moments_kernel.h"
 #include "ops/run_on_cpu.h"
 #include "ops/sums_kernel.h"
@@ -16,6 +17,15 @@ REGISTER_KERNEL_BUILDER(Name("KerasNorms>Moments")
                             .Device(tensorflow::DEVICE_CPU)
                             .TypeConstraint("T", kActivationTypes),
                         MomentsOp<RunMoments>);
+
+void RunExtremes(tensorflow::OpKernelContext* context, const ExtremesArguments& arguments) {
+  RunOnCpu(context, arguments, ExtremesScratchCpu, ExtremesCpu);
+}
+
+REGISTER_KERNEL_BUILDER(Name("KerasNorms>Extremes")
+                            .Device(tensorflow::DEVICE_CPU)
+                            .TypeConstraint("T", kActivationTypes),
+                        ExtremesOp<RunExtremes>);
 
 void RunSums(tensorflow::OpKernelContext* context, const SumsArguments& arguments) {
   RunOnCpu(context, arguments, SumsScratchCpu, SumsCpu);

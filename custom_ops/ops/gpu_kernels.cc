@@ -1,6 +1,7 @@
 // The operations on an NVIDIA GPU.
 
 #include "ops/blend_kernel.h"
+#include "ops/extremes_kernel.h"
 #include "ops/moments_kernel.h"
 #include "ops/run_on_gpu.h"
 #include "ops/sums_kernel.h"
@@ -16,6 +17,15 @@ REGISTER_KERNEL_BUILDER(Name("KerasNorms>Moments")
                             .Device(tensorflow::DEVICE_GPU)
                             .TypeConstraint("T", kActivationTypes),
                         MomentsOp<RunMoments>);
+
+void RunExtremes(tensorflow::OpKernelContext* context, const ExtremesArguments& arguments) {
+  RunOnGpu(context, arguments, ExtremesScratchCuda, ExtremesCuda);
+}
+
+REGISTER_KERNEL_BUILDER(Name("KerasNorms>Extremes")
+                            .Device(tensorflow::DEVICE_GPU)
+                            .TypeConstraint("T", kActivationTypes),
+                        ExtremesOp<RunExtremes>);
 
 void RunSums(tensorflow::OpKernelContext* context, const SumsArguments& arguments) {
   RunOnGpu(context, arguments, SumsScratchCuda, SumsCuda);

@@ -56,6 +56,7 @@ absl::Status ReadOptions(Context* context, const Signature& signature, CallOptio
   }
   TF_RETURN_IF_ERROR(context->GetAttr("axis", &options->axis));
   TF_RETURN_IF_ERROR(context->GetAttr("segment_size", &options->segment_size));
+  if (signature.has_chunks) TF_RETURN_IF_ERROR(context->GetAttr("chunks", &options->chunks));
   if (signature.weighs) TF_RETURN_IF_ERROR(context->GetAttr("weighted", &options->weighted));
   return absl::OkStatus();
 }

@@ -1,4 +1,4 @@
-// The part of a shape function that is the same for the three ops: read, check, merge.
+// The part of a shape function that is the same for all ops: read, check, merge.
 
 #ifndef KERAS_NORMS_OPS_SHAPE_FUNCTIONS_H_
 #define KERAS_NORMS_OPS_SHAPE_FUNCTIONS_H_
@@ -27,6 +27,7 @@ struct InferredShapes {
   CallOptions options;
   ShapeHandle activation;
   ShapeHandle vector;
+  DimensionHandle channels;
 
   absl::Status Infer(InferenceContext* context, const Signature& signature) {
     TF_RETURN_IF_ERROR(ReadOptions(context, signature, &options));
@@ -45,7 +46,7 @@ struct InferredShapes {
       TF_RETURN_IF_ERROR(context->Merge(activation, other, &activation));
     }
     const bool known = context->RankKnown(activation);
-    const DimensionHandle channels =
+    channels =
         known ? context->Dim(activation, options.axis) : context->UnknownDim();
     vector = options.segment_size == 0 ? context->Vector(channels)
                                        : context->Matrix(Segments(context), channels);
@@ -56,6 +57,13 @@ struct InferredShapes {
   ShapeHandle Count(InferenceContext* context) const {
     return options.segment_size == 0 ? context->Vector(1)
                                      : context->Matrix(Segments(context), 1);
+  }
+
+  // Of what each chunk has `values` of.
+  ShapeHandle OfChunks(InferenceContext* context, DimensionHandle values) const {
+    const DimensionHandle chunks = context->MakeDim(options.chunks);
+    return options.segment_size == 0 ? context->Matrix(chunks, values)
+                                     : context->MakeShape({Segments(context), chunks, values});
   }
 
  private:

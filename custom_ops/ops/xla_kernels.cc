@@ -1,4 +1,4 @@
-// The three ops inside XLA programs, on CPU and GPU.
+// The ops inside XLA programs, on CPU and GPU.
 //
 // On the CPU they call the compiled kernels (xla_ffi/) where XLA can, elsewhere they are HLO
 // (xla_math.h). The environment variable KERAS_NORMS_XLA=hlo chooses HLO everywhere. XLA compiles
@@ -15,6 +15,7 @@
 #include "absl/strings/str_join.h"
 #include "ops/op_helpers.h"
 #include "ops/xla_includes.h"
+#include "ops/xla_extremes.h"
 #include "ops/xla_math.h"
 
 namespace keras_norms {
@@ -42,7 +43,7 @@ struct Operands {
   Sizes sizes;              // Of the activations.
 };
 
-// What is the same for the three ops. How HLO computes them is in the derived classes.
+// What is the same for all ops. How HLO computes them is in the derived classes.
 class XlaKernel : public tensorflow::XlaOpKernel {
  public:
   XlaKernel(tensorflow::OpKernelConstruction* construction, const Signature& signature)
@@ -123,7 +124,8 @@ class XlaKernel : public tensorflow::XlaOpKernel {
     const std::string attributes = absl::StrCat(
         "{operands = \"", absl::StrJoin(names, " "), "\", axis = ", options_.axis,
         " : i64, segment_size = ", options_.segment_size,
-        " : i64, weighted = ", options_.weighted ? "true" : "false", "}");
+        " : i64, chunks = ", options_.chunks, " : i64, weighted = ",
+        options_.weighted ? "true" : "false", "}");
     const std::vector<xla::Shape> result_shapes = ResultShapes(operands);
     const XlaOp call = xla::CustomCallWithLayout(
         builder, Target(), ops, xla::ShapeUtil::MakeTupleShape(result_shapes), shapes, attributes,
@@ -159,6 +161,31 @@ class MomentsXla : public XlaKernel {
   const char* Target() const override { return "keras_norms_moments"; }
   std::vector<xla::Shape> ResultShapes(const Operands& operands) const override {
     return {VectorShape(operands, 1), VectorShape(operands), VectorShape(operands)};
+  }
+};
+
+class ExtremesXla : public XlaKernel {
+ public:
+  explicit ExtremesXla(tensorflow::OpKernelConstruction* construction)
+      : XlaKernel(construction, kExtremes) {}
+
+ private:
+  std::vector<XlaOp> Emit(const XlaMath& math, const std::vector<XlaOp>& ops) const override {
+    (void)math;
+    return EmitExtremes(ops[0], ops[1], options_);
+  }
+  const char* Target() const override { return "keras_norms_extremes"; }
+  std::vector<xla::Shape> ResultShapes(const Operands& operands) const override {
+    const auto shape = [&](xla::PrimitiveType type, int64_t values) {
+      std::vector<int64_t> sizes = {options_.chunks, values};
+      if (options_.segment_size > 0) {
+        sizes.insert(sizes.begin(), LayoutOf(operands.sizes, options_).segments);
+      }
+      return xla::ShapeUtil::MakeShape(type, sizes);
+    };
+    const int64_t channels = operands.sizes[options_.axis];
+    const xla::Shape number = shape(xla::F64, channels), place = shape(xla::S64, channels);
+    return {shape(xla::F64, 1), number, number, number, place, place};
   }
 };
 
@@ -204,6 +231,8 @@ class BlendXla : public XlaKernel {
       Name(name).Device(device).TypeConstraint("T", kActivationTypes), kernel)
 REGISTER("KerasNorms>Moments", "XLA_CPU_JIT", MomentsXla);
 REGISTER("KerasNorms>Moments", "XLA_GPU_JIT", MomentsXla);
+REGISTER("KerasNorms>Extremes", "XLA_CPU_JIT", ExtremesXla);
+REGISTER("KerasNorms>Extremes", "XLA_GPU_JIT", ExtremesXla);
 REGISTER("KerasNorms>Sums", "XLA_CPU_JIT", SumsXla);
 REGISTER("KerasNorms>Sums", "XLA_GPU_JIT", SumsXla);
 REGISTER("KerasNorms>Blend", "XLA_CPU_JIT", BlendXla);

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "kernels/blend.h"
+#include "kernels/extremes.h"
 #include "kernels/moments.h"
 #include "kernels/sums.h"
 #include "xla_ffi/decode.h"
@@ -23,6 +24,25 @@ inline std::string Decode(ffi::RemainingArgs args, ffi::RemainingRets rets,
   arguments->count = decoder.VectorResult(0, arguments->layout.segments);
   arguments->mean = decoder.VectorResult(1, arguments->layout.vector_size());
   arguments->m2 = decoder.VectorResult(2, arguments->layout.vector_size());
+  return decoder.problem();
+}
+
+inline std::string Decode(ffi::RemainingArgs args, ffi::RemainingRets rets,
+                          ffi::Dictionary attributes, ExtremesArguments* arguments) {
+  Decoder decoder(kExtremes, args, rets, attributes);
+  if (!decoder.problem().empty()) return decoder.problem();
+  arguments->dtype = decoder.dtype();
+  arguments->layout = decoder.layout();
+  arguments->chunks = decoder.chunks();
+  arguments->x = decoder.Data(0);
+  arguments->weights = decoder.Data(1);
+  const int64_t vectors = arguments->layout.vector_size() * arguments->chunks;
+  arguments->count = decoder.VectorResult(0, arguments->layout.segments * arguments->chunks);
+  arguments->mean = decoder.VectorResult(1, vectors);
+  arguments->low = decoder.VectorResult(2, vectors);
+  arguments->high = decoder.VectorResult(3, vectors);
+  arguments->low_at = decoder.PlaceResult(4, vectors);
+  arguments->high_at = decoder.PlaceResult(5, vectors);
   return decoder.problem();
 }
 

@@ -1,8 +1,8 @@
 // The buffers and attributes of an XLA call as the operands of a kernel.
 //
 // Attributes: operands, the names of those that are passed, in the order of kernels/operands.h and
-// with a space between them; axis; segment_size; weighted (sums and blend). Every buffer is checked
-// against the rules before a kernel sees it; what is wrong comes back as an error.
+// with a space between them; axis; segment_size; chunks (extremes); weighted (sums and blend). Every
+// buffer is checked against the rules before a kernel sees it; what is wrong comes back as an error.
 // The same for TensorFlow and JAX, host and CUDA: includes only xla/ffi/api/ffi.h and the kernels.
 
 #ifndef KERAS_NORMS_XLA_FFI_DECODE_H_
@@ -33,6 +33,7 @@ class Decoder {
   DataType dtype() const { return dtype_; }
   const ChannelLayout& layout() const { return layout_; }
   bool weighted() const { return options_.weighted; }
+  int64_t chunks() const { return options_.chunks; }
 
   // Operand i of the signature; null where absent.
   const void* Data(int i) const {
@@ -47,6 +48,9 @@ class Decoder {
   double* VectorResult(size_t i, int64_t size) {
     return static_cast<double*>(Result(i, ffi::F64, size));
   }
+  int64_t* PlaceResult(size_t i, int64_t size) {
+    return static_cast<int64_t*>(Result(i, ffi::S64, size));
+  }
   void* ActivationResult(size_t i) { return Result(i, type_, layout_.size()); }
 
  private:
@@ -60,12 +64,15 @@ class Decoder {
     const auto axis = attributes.get<int64_t>("axis");
     const auto segment_size = attributes.get<int64_t>("segment_size");
     const auto weighted = attributes.get<bool>("weighted");
+    const auto chunks = attributes.get<int64_t>("chunks");
     if (!names.has_value() || !axis.has_value() || !segment_size.has_value() ||
-        (signature_.weighs && !weighted.has_value())) {
-      return Sentence("the attributes are operands (a string), axis and segment_size (int64) and, "
-                      "but for moments, weighted (bool).", "others");
+        (signature_.weighs && !weighted.has_value()) ||
+        (signature_.has_chunks && !chunks.has_value())) {
+      return Sentence("the attributes are operands (a string), axis and segment_size (int64), for "
+                      "sums and blend weighted (bool), and for extremes chunks (int64).", "others");
     }
-    options_ = {*axis, *segment_size, signature_.weighs && *weighted};
+    options_ = {*axis, *segment_size, signature_.weighs && *weighted,
+                signature_.has_chunks ? *chunks : 1};
     std::istringstream words{std::string(*names)};
     std::string word;
     shapes_.resize(signature_.size);
@@ -140,7 +147,9 @@ class Decoder {
     auto result = rets_.get<ffi::AnyBuffer>(i);
     if (!result.has_value() || (*result)->element_type() != type ||
         static_cast<int64_t>((*result)->element_count()) != size) {
-      const char* dtype = type == type_ ? "the activation's dtype." : "float64.";
+      const char* dtype = type == type_      ? "the activation's dtype."
+                          : type == ffi::S64 ? "int64."
+                                             : "float64.";
       problem_ = Sentence("result " + std::to_string(i) + " must have " + std::to_string(size) +
                               " values of " + dtype,
                           "another size or dtype");

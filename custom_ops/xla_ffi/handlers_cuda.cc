@@ -40,6 +40,9 @@ using namespace keras_norms;  // NOLINT: the macros below define C symbols outsi
 XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsMomentsCuda,
                               (Handle<MomentsArguments, MomentsScratchCuda, MomentsCuda>),
                               Binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsExtremesCuda,
+                              (Handle<ExtremesArguments, ExtremesScratchCuda, ExtremesCuda>),
+                              Binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsSumsCuda,
                               (Handle<SumsArguments, SumsScratchCuda, SumsCuda>), Binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsBlendCuda,

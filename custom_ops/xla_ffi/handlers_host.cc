@@ -44,6 +44,9 @@ using namespace keras_norms;  // NOLINT: the macros below define C symbols outsi
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsMomentsHost,
                               (Handle<MomentsArguments, MomentsScratchCpu, MomentsCpu>), Binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsExtremesHost,
+                              (Handle<ExtremesArguments, ExtremesScratchCpu, ExtremesCpu>),
+                              Binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsSumsHost,
                               (Handle<SumsArguments, SumsScratchCpu, SumsCpu>), Binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsBlendHost,

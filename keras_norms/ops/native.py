@@ -1,4 +1,4 @@
-"""The three kernels of the compiled library: one TensorFlow operation each.
+"""The kernels of the compiled library: one TensorFlow operation each.
 
 Signatures and meaning are those of `reference.py`, which runs what the library does not know: a
 mask per channel, and activations of different dtypes.
@@ -7,6 +7,7 @@ mask per channel, and activations of different dtypes.
 import tensorflow as tf
 
 from keras_norms.ops import library, reference
+from keras_norms.ops.extremes import Extremes
 from keras_norms.ops.operands import TENSORS
 
 
@@ -25,9 +26,14 @@ def moments(x, *, axis, weights=None, segment_size=None):
 
 
 def extremes(x, *, axis, chunks, weights=None, segment_size=None):
-    return reference.extremes(
-        x, axis=axis, chunks=chunks, weights=weights, segment_size=segment_size
+    if not _are_row_weights(weights, axis):
+        return reference.extremes(
+            x, axis=axis, chunks=chunks, weights=weights, segment_size=segment_size
+        )
+    found = library.ops().keras_norms_extremes(
+        x=x, weights=_optional(weights), axis=axis, segment_size=segment_size or 0, chunks=chunks
     )
+    return Extremes(*found)
 
 
 def sums(operands):

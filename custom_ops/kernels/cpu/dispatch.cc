@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "../blend.h"
+#include "../extremes.h"
 #include "../moments.h"
 #include "../sums.h"
 
@@ -14,6 +15,8 @@ namespace keras_norms {
   namespace level {                                                                      \
   int64_t MomentsScratchCpu(const MomentsArguments& arguments);                          \
   void MomentsCpu(const MomentsArguments& arguments, void* scratch, const ThreadPool&);  \
+  int64_t ExtremesScratchCpu(const ExtremesArguments& arguments);                        \
+  void ExtremesCpu(const ExtremesArguments& arguments, void* scratch, const ThreadPool&); \
   int64_t SumsScratchCpu(const SumsArguments& arguments);                                \
   void SumsCpu(const SumsArguments& arguments, void* scratch, const ThreadPool&);        \
   int64_t BlendScratchCpu(const BlendArguments& arguments);                              \
@@ -30,9 +33,13 @@ namespace {
 
 struct Level {
   decltype(&baseline::MomentsCpu) moments;
+  decltype(&baseline::ExtremesCpu) extremes;
   decltype(&baseline::SumsCpu) sums;
   decltype(&baseline::BlendCpu) blend;
 };
+
+#define KERAS_NORMS_LEVEL_OF(level) \
+  {level::MomentsCpu, level::ExtremesCpu, level::SumsCpu, level::BlendCpu}
 
 Level Choose() {
 #if defined(__x86_64__)
@@ -48,10 +55,10 @@ Level Choose() {
   const bool has_v4 = has_v3 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (has_v4 && allows_v4) return {v4::MomentsCpu, v4::SumsCpu, v4::BlendCpu};
-  if (has_v3 && allows_v3) return {v3::MomentsCpu, v3::SumsCpu, v3::BlendCpu};
+  if (has_v4 && allows_v4) return KERAS_NORMS_LEVEL_OF(v4);
+  if (has_v3 && allows_v3) return KERAS_NORMS_LEVEL_OF(v3);
 #endif
-  return {baseline::MomentsCpu, baseline::SumsCpu, baseline::BlendCpu};
+  return KERAS_NORMS_LEVEL_OF(baseline);
 }
 
 const Level& Chosen() {
@@ -65,6 +72,9 @@ const Level& Chosen() {
 int64_t MomentsScratchCpu(const MomentsArguments& arguments) {
   return baseline::MomentsScratchCpu(arguments);
 }
+int64_t ExtremesScratchCpu(const ExtremesArguments& arguments) {
+  return baseline::ExtremesScratchCpu(arguments);
+}
 int64_t SumsScratchCpu(const SumsArguments& arguments) {
   return baseline::SumsScratchCpu(arguments);
 }
@@ -74,6 +84,9 @@ int64_t BlendScratchCpu(const BlendArguments& arguments) {
 
 void MomentsCpu(const MomentsArguments& arguments, void* scratch, const ThreadPool& pool) {
   Chosen().moments(arguments, scratch, pool);
+}
+void ExtremesCpu(const ExtremesArguments& arguments, void* scratch, const ThreadPool& pool) {
+  Chosen().extremes(arguments, scratch, pool);
 }
 void SumsCpu(const SumsArguments& arguments, void* scratch, const ThreadPool& pool) {
   Chosen().sums(arguments, scratch, pool);

@@ -30,13 +30,15 @@ struct Unit {
   int64_t tail_row, tail_columns;  // What is left of the segment after its whole folded rows.
 };
 
-struct Plan {
-  ChannelLayout layout;
+// `Layout` is a ChannelLayout, or something with the same members.
+template <typename Layout>
+struct PlanOf {
+  Layout layout;
   int64_t fold = 1, columns, tile, tiles;
   int64_t chunk_rows, row_chunks, chunk_inner, inner_chunks;
 
   // `widest`: columns or channels of a unit at most, but for folded rows, which are not cut.
-  Plan(const ChannelLayout& layout, bool may_fold, int64_t widest) : layout(layout) {
+  PlanOf(const Layout& layout, bool may_fold, int64_t widest) : layout(layout) {
     const int64_t channels = Max(layout.channels, 1);
     if (layout.inner == 1 && may_fold && channels < 32) {
       fold = 16;  // A whole number of registers, and at least 64 columns.
@@ -107,6 +109,8 @@ struct Plan {
   static constexpr int64_t kLineColumns = 32;  // They fill lines of the cache in every type.
   static constexpr int64_t kPiece = 2048;
 };
+
+using Plan = PlanOf<ChannelLayout>;
 
 // Calls body(j, channel) for the columns of a unit.
 template <typename Body>

@@ -1,4 +1,4 @@
-// What Moments and Sums have in common: every unit of work (plan.h) fills partial sums of its
+// What Moments, Sums and Extremes have in common: every unit of work (plan.h) fills partial sums of its
 // columns, and those of a segment come together in float64 and in a fixed order.
 //
 // `Partial` is a view of kVectors vectors of double, one after the other, with an entry a column.
@@ -15,11 +15,11 @@ namespace KERAS_NORMS_LEVEL {
 
 constexpr int64_t kReducedColumns = 256;  // More, and rows far apart evict each other.
 
-template <typename Partial>
+template <typename Partial, typename Layout = ChannelLayout>
 class Reduction {
  public:
   // Rows of few channels are read several at a time, except where each has a weight of its own.
-  Reduction(const ChannelLayout& layout, bool has_weights)
+  Reduction(const Layout& layout, bool has_weights)
       : plan_(WithoutEmptyRows(layout), !has_weights, kReducedColumns) {}
 
   int64_t scratch_bytes() const {
@@ -64,7 +64,7 @@ class Reduction {
 
  private:
   // There may be billions of rows or positions that hold nothing.
-  static ChannelLayout WithoutEmptyRows(ChannelLayout layout) {
+  static Layout WithoutEmptyRows(Layout layout) {
     if (layout.size() == 0) {
       layout.rows = layout.segment_rows = 0;
       layout.inner = 1;
@@ -83,7 +83,7 @@ class Reduction {
     }
   }
 
-  const Plan plan_;
+  const PlanOf<Layout> plan_;
 };
 
 }  // namespace KERAS_NORMS_LEVEL
