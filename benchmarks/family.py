@@ -22,6 +22,7 @@ import keras_norms
 
 LAYERS = {
     "BN": keras_norms.BatchNormalization,
+    "Range": keras_norms.RangeBatchNormalization,
     "BRN": keras_norms.BatchRenormalization,
     "RBN": keras_norms.RegularizedBatchNormalization,
     "Batchless": keras_norms.BatchlessNormalization,

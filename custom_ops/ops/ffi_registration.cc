@@ -8,12 +8,14 @@
 
 XLA_FFI_DECLARE_HANDLER_SYMBOL(KerasNormsMomentsHost);
 XLA_FFI_DECLARE_HANDLER_SYMBOL(KerasNormsExtremesHost);
+XLA_FFI_DECLARE_HANDLER_SYMBOL(KerasNormsAddAtHost);
 XLA_FFI_DECLARE_HANDLER_SYMBOL(KerasNormsSumsHost);
 XLA_FFI_DECLARE_HANDLER_SYMBOL(KerasNormsBlendHost);
 
 XLA_FFI_REGISTER_HANDLER(XLA_FFI_GetApi(), "keras_norms_moments", "Host", KerasNormsMomentsHost);
 XLA_FFI_REGISTER_HANDLER(XLA_FFI_GetApi(), "keras_norms_extremes", "Host",
                          KerasNormsExtremesHost);
+XLA_FFI_REGISTER_HANDLER(XLA_FFI_GetApi(), "keras_norms_add_at", "Host", KerasNormsAddAtHost);
 XLA_FFI_REGISTER_HANDLER(XLA_FFI_GetApi(), "keras_norms_sums", "Host", KerasNormsSumsHost);
 XLA_FFI_REGISTER_HANDLER(XLA_FFI_GetApi(), "keras_norms_blend", "Host", KerasNormsBlendHost);
 

@@ -1,5 +1,6 @@
 // The operations on an NVIDIA GPU.
 
+#include "ops/add_at_kernel.h"
 #include "ops/blend_kernel.h"
 #include "ops/extremes_kernel.h"
 #include "ops/moments_kernel.h"
@@ -35,6 +36,16 @@ REGISTER_KERNEL_BUILDER(Name("KerasNorms>Sums")
                             .Device(tensorflow::DEVICE_GPU)
                             .TypeConstraint("T", kActivationTypes),
                         SumsOp<RunSums>);
+
+void RunAddAt(tensorflow::OpKernelContext* context, const AddAtArguments& arguments) {
+  const char* problem = AddAtCuda(arguments, StreamOf(context));
+  OP_REQUIRES(context, problem == nullptr, absl::InternalError(problem));
+}
+
+REGISTER_KERNEL_BUILDER(Name("KerasNorms>AddAt")
+                            .Device(tensorflow::DEVICE_GPU)
+                            .TypeConstraint("T", kActivationTypes),
+                        AddAtOp<RunAddAt>);
 
 void RunBlend(tensorflow::OpKernelContext* context, const BlendArguments& arguments) {
   RunOnGpu(context, arguments, BlendScratchCuda, BlendCuda);

@@ -30,10 +30,20 @@ inline bool HasOperationThreads(const tensorflow::OpKernelContext& context, int 
   return given == 0 ? std::getenv("TF_NUM_INTEROP_THREADS") == nullptr : given >= wanted;
 }
 
-// Runs a kernel with as many threads as TensorFlow grants an operation. Helpers come from the pool
-// that runs operations where it is large enough: its threads have just finished one and are awake.
-// Those of the intra-op pool have to be woken, and on a machine of few cores the system tends to
-// put them on the core of the caller, where they wait until nothing is left to do.
+// As many threads as TensorFlow grants an operation. Helpers come from the pool that runs operations
+// where it is large enough: its threads have just finished one and are awake. Those of the intra-op
+// pool have to be woken, and on a machine of few cores the system tends to put them on the core of the
+// caller, where they wait until nothing is left to do.
+inline SharedWork WorkOf(tensorflow::OpKernelContext* context) {
+  const auto* threads = context->device()->tensorflow_cpu_worker_threads();
+  SharedWork::Schedule schedule = [threads](std::function<void()> function) {
+    threads->workers->Schedule(std::move(function));
+  };
+  if (HasOperationThreads(*context, threads->num_threads)) schedule = *context->runner();
+  return SharedWork(threads->num_threads, std::move(schedule));
+}
+
+// Runs a kernel with these threads.
 template <typename Arguments>
 void RunOnCpu(tensorflow::OpKernelContext* context, const Arguments& arguments,
               int64_t (*scratch_size)(const Arguments&),
@@ -42,12 +52,7 @@ void RunOnCpu(tensorflow::OpKernelContext* context, const Arguments& arguments,
   OP_REQUIRES_OK(context, context->allocate_temp(
                               tensorflow::DT_INT8,
                               tensorflow::TensorShape({scratch_size(arguments)}), &scratch));
-  const auto* threads = context->device()->tensorflow_cpu_worker_threads();
-  SharedWork::Schedule schedule = [threads](std::function<void()> function) {
-    threads->workers->Schedule(std::move(function));
-  };
-  if (HasOperationThreads(*context, threads->num_threads)) schedule = *context->runner();
-  SharedWork work(threads->num_threads, std::move(schedule));
+  SharedWork work = WorkOf(context);
   kernel(arguments, scratch.data(), work.pool());
 }
 

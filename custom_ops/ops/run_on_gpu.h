@@ -12,6 +12,11 @@ typedef struct CUstream_st* cudaStream_t;
 
 namespace keras_norms {
 
+inline cudaStream_t StreamOf(tensorflow::OpKernelContext* context) {
+  return static_cast<cudaStream_t>(
+      context->op_device_context()->stream()->platform_specific_handle().stream);
+}
+
 template <typename Arguments>
 void RunOnGpu(tensorflow::OpKernelContext* context, const Arguments& arguments,
               int64_t (*scratch_size)(const Arguments&),
@@ -20,8 +25,7 @@ void RunOnGpu(tensorflow::OpKernelContext* context, const Arguments& arguments,
   OP_REQUIRES_OK(context, context->allocate_temp(
                               tensorflow::DT_INT8,
                               tensorflow::TensorShape({scratch_size(arguments)}), &scratch));
-  void* stream = context->op_device_context()->stream()->platform_specific_handle().stream;
-  const char* problem = kernel(arguments, scratch.data(), static_cast<cudaStream_t>(stream));
+  const char* problem = kernel(arguments, scratch.data(), StreamOf(context));
   OP_REQUIRES(context, problem == nullptr,
               absl::InternalError(context->op_kernel().type_string() + ": " + problem));
 }

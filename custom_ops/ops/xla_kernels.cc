@@ -189,6 +189,64 @@ class ExtremesXla : public XlaKernel {
   }
 };
 
+// Additions at single places. Its operands are no activations and vectors, but y and three lists.
+class AddAtXla : public tensorflow::XlaOpKernel {
+ public:
+  explicit AddAtXla(tensorflow::OpKernelConstruction* construction)
+      : XlaOpKernel(construction),
+        calls_compiled_kernels_(CanCallCompiledKernels(construction->device_type())) {}
+
+  void Compile(XlaOpKernelContext* context) override {
+    const XlaOp y = context->Input(0);
+    const auto list = [&](int i) {
+      return xla::Reshape(context->Input(i), {context->InputShape(i).num_elements()});
+    };
+    const XlaOp values = list(1), high_at = list(2), low_at = list(3);
+    context->SetOutput(0, calls_compiled_kernels_
+                              ? CallCompiledKernel(context->builder(), {y, values, high_at, low_at})
+                              : Scatter(context->builder(), y, values, high_at, low_at));
+  }
+
+ private:
+  static XlaOp Scatter(xla::XlaBuilder* builder, XlaOp y, XlaOp values, XlaOp high_at,
+                       XlaOp low_at) {
+    const xla::Shape shape = *builder->GetShape(y);
+    const int64_t count = 2 * builder->GetShape(values)->dimensions(0);
+    const XlaOp places =
+        xla::Reshape(xla::ConcatInDim(builder, {high_at, low_at}, 0), {count, 1});
+    const XlaOp updates = xla::ConvertElementType(
+        xla::ConcatInDim(builder, {values, xla::Neg(values)}, 0), shape.element_type());
+    xla::ScatterDimensionNumbers numbers;
+    numbers.add_inserted_window_dims(0);
+    numbers.add_scatter_dims_to_operand_dims(0);
+    numbers.set_index_vector_dim(1);
+    const XlaOp flat = xla::Reshape(y, {xla::ShapeUtil::ElementsIn(shape)});
+    const auto add = xla::CreateScalarAddComputation(shape.element_type(), builder);
+    return xla::Reshape(xla::Scatter(flat, places, updates, add, numbers), shape.dimensions());
+  }
+
+  // The result may lie where y does; XLA copies y if somebody else needs it.
+  static XlaOp CallCompiledKernel(xla::XlaBuilder* builder, const std::vector<XlaOp>& operands) {
+#ifdef KERAS_NORMS_XLA_FFI
+    std::vector<xla::Shape> shapes;
+    for (const XlaOp& operand : operands) {
+      const xla::Shape shape = *builder->GetShape(operand);
+      shapes.push_back(xla::ShapeUtil::MakeShape(shape.element_type(), shape.dimensions()));
+    }
+    return xla::CustomCallWithLayout(
+        builder, "keras_norms_add_at", operands, shapes[0], shapes, /*opaque=*/"{}",
+        /*has_side_effect=*/false, {{{}, {0, {}}}}, /*literal=*/nullptr,
+        xla::CustomCallSchedule::SCHEDULE_NONE,
+        xla::CustomCallApiVersion::API_VERSION_TYPED_FFI);
+#else
+    (void)builder;
+    return operands[0];
+#endif
+  }
+
+  const bool calls_compiled_kernels_;
+};
+
 class SumsXla : public XlaKernel {
  public:
   explicit SumsXla(tensorflow::OpKernelConstruction* construction)
@@ -233,6 +291,8 @@ REGISTER("KerasNorms>Moments", "XLA_CPU_JIT", MomentsXla);
 REGISTER("KerasNorms>Moments", "XLA_GPU_JIT", MomentsXla);
 REGISTER("KerasNorms>Extremes", "XLA_CPU_JIT", ExtremesXla);
 REGISTER("KerasNorms>Extremes", "XLA_GPU_JIT", ExtremesXla);
+REGISTER("KerasNorms>AddAt", "XLA_CPU_JIT", AddAtXla);
+REGISTER("KerasNorms>AddAt", "XLA_GPU_JIT", AddAtXla);
 REGISTER("KerasNorms>Sums", "XLA_CPU_JIT", SumsXla);
 REGISTER("KerasNorms>Sums", "XLA_GPU_JIT", SumsXla);
 REGISTER("KerasNorms>Blend", "XLA_CPU_JIT", BlendXla);

@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "kernels/add_at.h"
 #include "kernels/blend.h"
 #include "kernels/extremes.h"
 #include "kernels/moments.h"
@@ -83,6 +84,37 @@ inline std::string Decode(ffi::RemainingArgs args, ffi::RemainingRets rets,
   arguments->weights = decoder.Data(6);
   arguments->y = decoder.ActivationResult(0);
   return decoder.problem();
+}
+
+// Operands are x, values, high_at and low_at, in this order; without attributes.
+inline std::string Decode(ffi::RemainingArgs args, ffi::RemainingRets rets,
+                          AddAtArguments* arguments) {
+  const std::string op = "KerasNorms>AddAt: ";
+  const auto x = args.get<ffi::AnyBuffer>(0), values = args.get<ffi::AnyBuffer>(1);
+  const auto high_at = args.get<ffi::AnyBuffer>(2), low_at = args.get<ffi::AnyBuffer>(3);
+  auto y = rets.get<ffi::AnyBuffer>(0);
+  if (!x.has_value() || !values.has_value() || !high_at.has_value() || !low_at.has_value() ||
+      !y.has_value()) {
+    return op + "it takes x, values, high_at and low_at. Received: others.";
+  }
+  const bool are_lists = values->element_type() == ffi::F64 && high_at->element_type() == ffi::S64 &&
+                         low_at->element_type() == ffi::S64 &&
+                         high_at->element_count() == values->element_count() &&
+                         low_at->element_count() == values->element_count();
+  if (!are_lists || (*y)->element_type() != x->element_type() ||
+      (*y)->element_count() != x->element_count() ||
+      !KernelType(x->element_type(), &arguments->dtype)) {
+    return op + "values must be float64, places int64 and as many, and the result like x. "
+                "Received: others.";
+  }
+  arguments->size = static_cast<int64_t>(x->element_count());
+  arguments->count = static_cast<int64_t>(values->element_count());
+  arguments->x = x->untyped_data();
+  arguments->y = (*y)->untyped_data();
+  arguments->values = static_cast<const double*>(values->untyped_data());
+  arguments->high_at = static_cast<const int64_t*>(high_at->untyped_data());
+  arguments->low_at = static_cast<const int64_t*>(low_at->untyped_data());
+  return "";
 }
 
 }  // namespace keras_norms

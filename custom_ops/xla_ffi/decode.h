@@ -20,6 +20,26 @@ namespace keras_norms {
 
 namespace ffi = xla::ffi;
 
+// Whether the kernels know a dtype, and which it is.
+inline bool KernelType(ffi::DataType type, DataType* dtype) {
+  switch (type) {
+    case ffi::F32:
+      *dtype = DataType::kFloat32;
+      return true;
+    case ffi::F64:
+      *dtype = DataType::kFloat64;
+      return true;
+    case ffi::F16:
+      *dtype = DataType::kFloat16;
+      return true;
+    case ffi::BF16:
+      *dtype = DataType::kBFloat16;
+      return true;
+    default:
+      return false;
+  }
+}
+
 class Decoder {
  public:
   Decoder(const Signature& signature, ffi::RemainingArgs args, ffi::RemainingRets rets,
@@ -106,8 +126,10 @@ class Decoder {
       type_ = buffers_[i].type;
       layout_ = LayoutOf(shapes_[i].sizes, options_);
     }
-    if (!SetType()) return Sentence("activations must be float16, bfloat16, float32 or float64.",
-                                    "another dtype");
+    if (!KernelType(type_, &dtype_)) {
+      return Sentence("activations must be float16, bfloat16, float32 or float64.",
+                      "another dtype");
+    }
     for (int i = 0; i < signature_.size; ++i) {
       if (!shapes_[i].present) continue;
       const ffi::DataType type = buffers_[i].type;
@@ -121,25 +143,6 @@ class Decoder {
       }
     }
     return "";
-  }
-
-  bool SetType() {
-    switch (type_) {
-      case ffi::F32:
-        dtype_ = DataType::kFloat32;
-        return true;
-      case ffi::F64:
-        dtype_ = DataType::kFloat64;
-        return true;
-      case ffi::F16:
-        dtype_ = DataType::kFloat16;
-        return true;
-      case ffi::BF16:
-        dtype_ = DataType::kBFloat16;
-        return true;
-      default:
-        return false;
-    }
   }
 
   void* Result(size_t i, ffi::DataType type, int64_t size) {

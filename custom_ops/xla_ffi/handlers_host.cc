@@ -33,6 +33,17 @@ ffi::Error Handle(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::Remaini
   return ffi::Error::Success();
 }
 
+ffi::Error HandleAddAt(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::RemainingRets rets) {
+  AddAtArguments arguments;
+  const std::string problem = Decode(args, rets, &arguments);
+  if (!problem.empty()) return ffi::Error::InvalidArgument(problem);
+  SharedWork work(threads.num_threads(), [&threads](std::function<void()> function) {
+    threads.Schedule(std::move(function));
+  });
+  AddAtCpu(arguments, work.pool());
+  return ffi::Error::Success();
+}
+
 auto Binding() {
   return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attrs();
 }
@@ -47,6 +58,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsMomentsHost,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsExtremesHost,
                               (Handle<ExtremesArguments, ExtremesScratchCpu, ExtremesCpu>),
                               Binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsAddAtHost, HandleAddAt,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsSumsHost,
                               (Handle<SumsArguments, SumsScratchCpu, SumsCpu>), Binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsBlendHost,

@@ -69,6 +69,17 @@ def extremes(x, *, axis, chunks, weights=None, segment_size=None):
     return Extremes(*(tf.reshape(v, [-1, chunks, *full_shape(v)[1:]]) for v in found))
 
 
+def add_at(x, values, high_at, low_at):
+    """A copy of `x` with values added at the places `high_at`, subtracted at those of `low_at`.
+
+    Where several values share a place, all but one must be 0.
+    """
+    places = tf.reshape(tf.stack([high_at, low_at]), [-1, 1])
+    changes = tf.reshape(tf.cast(tf.stack([values, -values]), x.dtype), [-1])
+    changed = tf.tensor_scatter_nd_add(tf.reshape(x, [-1]), places, changes)
+    return tf.ensure_shape(tf.reshape(changed, tf.shape(x)), x.shape)
+
+
 def _runs(x, axis, chunks, segment_size):
     """How many runs there are, and the run of every position."""
     sizes = tf.shape(x, out_type=tf.int64)

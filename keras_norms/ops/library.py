@@ -22,7 +22,9 @@ from keras_norms.printable import printable
 from keras_norms.version import __version__
 
 PACKAGE_FOLDER = Path(__file__).parent / "_native"
-_OPERATIONS = tuple(f"keras_norms_{name}" for name in ("moments", "extremes", "sums", "blend"))
+_OPERATIONS = tuple(
+    f"keras_norms_{name}" for name in ("moments", "extremes", "add_at", "sums", "blend")
+)
 _lock = threading.Lock()
 _loaded: list["Library"] = []
 

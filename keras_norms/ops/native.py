@@ -36,6 +36,10 @@ def extremes(x, *, axis, chunks, weights=None, segment_size=None):
     return Extremes(*found)
 
 
+def add_at(x, values, high_at, low_at):
+    return library.ops().keras_norms_add_at(x=x, values=values, high_at=high_at, low_at=low_at)
+
+
 def sums(operands):
     if not has_gradient(operands):
         return reference.sums(operands)

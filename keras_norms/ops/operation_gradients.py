@@ -41,6 +41,14 @@ def _moments(op, *gradients):
     return _in_order_of_inputs(inputs, {"x": dx})
 
 
+@tf.RegisterGradient("KerasNorms>AddAt")
+def _add_at(op, dy):
+    _, values, high_at, low_at = op.inputs
+    flat = tf.reshape(dy, [-1])
+    of_values = tf.gather(flat, high_at) - tf.gather(flat, low_at)
+    return dy, tf.cast(of_values, values.dtype), None, None
+
+
 @tf.RegisterGradient("KerasNorms>Sums")
 def _sums(op, *gradients):
     inputs = _inputs(op, "sums")

@@ -17,11 +17,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_norms.ops.extremes import extremes
+from keras_norms.ops.extremes import add_at, extremes
 from keras_norms.ops.layout import expand_vector
 from keras_norms.ops.totals import count_of, total_of
 
-__all__ = ["blend", "extremes", "has_gradient", "moments", "sums"]
+__all__ = ["add_at", "blend", "extremes", "has_gradient", "moments", "sums"]
 
 
 def has_gradient(operands):

@@ -103,14 +103,11 @@ class RangesStatistic(NamedTuple):
     def pullback(self, kept, statistics, gradients):
         factors, low_at, high_at = kept
         of_range = tf.math.divide_no_nan(gradients.deviation, statistics.chunks)
-        of_high = tf.math.multiply_no_nan(tf.expand_dims(of_range, -2), factors)
+        values = tf.math.multiply_no_nan(tf.expand_dims(of_range, -2), factors)
 
         def at_positions(dx):
             """One addition at each extreme; elsewhere a range has no gradient."""
-            places = tf.reshape(tf.stack([high_at, low_at]), [-1, 1])
-            values = tf.reshape(tf.cast(tf.stack([of_high, -of_high]), dx.dtype), [-1])
-            flat = tf.tensor_scatter_nd_add(tf.reshape(dx, [-1]), places, values)
-            return tf.reshape(flat, tf.shape(dx))
+            return kernels_in_use().add_at(dx, values, high_at, low_at)
 
         c = tf.math.divide_no_nan(gradients.mean, statistics.count)
         return Pullback(c=c, at_positions=at_positions)
@@ -118,4 +115,5 @@ class RangesStatistic(NamedTuple):
     def _factors(self, count):
         """`C(n)` for each chunk; 0 where it has less than two values and so no range."""
         log_n = tf.math.log(tf.clip_by_value(count, 2.0, _LARGEST_N))
-        return tf.where(count < 2.0, 0.0, RANGE_CONSTANTS[self.range_constant](log_n))
+        factors = RANGE_CONSTANTS[self.range_constant](log_n)
+        return tf.where(count < 2.0, tf.zeros_like(factors), factors)

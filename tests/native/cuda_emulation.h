@@ -41,6 +41,10 @@ struct Dimensions {
 struct alignas(16) Piece {
   char bytes[16];
 };
+inline const char* CopyMemory(void* to, const void* from, size_t bytes, cudaStream_t) {
+  std::memcpy(to, from, bytes);
+  return nullptr;
+}
 // Memory is read and written as the arrays that the tests made, whatever they are of.
 inline Piece LoadPiece(const Piece* from) {
   Piece piece;

@@ -1,7 +1,7 @@
-// Extremes on the CPU. Chunks are the segments of a plan (plan.h) whose rows are the positions of a
-// channel. A unit adds blocks: extremes, the steps at which they were met, and a sum around the
-// first value of the block, in the compute type. Blocks and units meet in float64; of equal extremes
-// the one at the smallest position stays, in whatever order they come.
+// Extremes on the CPU. Chunks are the segments of a plan (plan.h). A unit meets its values in the
+// compute type: extremes, the steps at which they came, and sums over short blocks around the first
+// value. Units meet in float64; of equal extremes the one at the smallest position stays, in
+// whatever order they come. A unit whose sums overflow in float is computed again in double.
 
 #include "../extremes.h"
 
@@ -14,20 +14,26 @@ namespace keras_norms {
 namespace KERAS_NORMS_LEVEL {
 namespace {
 
-// The positions of a channel as rows, and chunks as segments, which differ in length.
+// Chunks as segments of a plan, which differ in length by one: of rows where a row is a position,
+// otherwise of one plane a channel.
 struct ChunkLayout : ChannelLayout {
   Chunks all;
+  bool are_rows;
 
-  ChunkLayout(const ChannelLayout& layout, int64_t chunks) : all(layout, chunks) {
-    rows = all.positions;
+  ChunkLayout(const ChannelLayout& layout, int64_t chunks)
+      : all(layout, chunks), are_rows(layout.inner == 1) {
+    int64_t longest = 0;
+    for (int64_t run = 0; run < Min(all.size(), chunks); ++run) {  // No later one is longer.
+      longest = Max(longest, all.end(run) - all.first(run));
+    }
     channels = layout.channels;
     segments = all.size();
-    for (int64_t run = 0; run < Min(segments, chunks); ++run) {  // No later segment is longer.
-      segment_rows = Max(segment_rows, all.end(run) - all.first(run));
-    }
+    rows = are_rows ? all.positions : segments;
+    segment_rows = are_rows ? longest : 1;
+    inner = are_rows ? 1 : Max(longest, 2);
   }
-  int64_t first_row(int64_t run) const { return all.first(run); }
-  int64_t end_row(int64_t run) const { return all.end(run); }
+  int64_t first_row(int64_t run) const { return are_rows ? all.first(run) : run; }
+  int64_t end_row(int64_t run) const { return are_rows ? all.end(run) : run + 1; }
 };
 using ChunkPlan = PlanOf<ChunkLayout>;
 
@@ -86,173 +92,332 @@ struct Partial {
 template <typename F>
 using Step = std::conditional_t<sizeof(F) == 4, int32_t, int64_t>;
 
-// The extremes met so far by each lane of a register, or by a single number.
+// Few columns make long units: what a unit costs beside its values is paid once a column.
+constexpr int64_t kUnitColumns = 32;
+// Values of a column, or registers of a plane, that share a step. Which of them an extreme is, is
+// looked up at the end of the unit: that saves half of the instructions.
+constexpr int kStepRows = 8, kStepVectors = 4;
+constexpr int64_t kMostRows = 4 * kBlockRows;  // Sums of steps enter float64 sums after that many.
+constexpr int kGroupBytes = 128;               // Of columns in registers.
+
+// What each lane of a register, or a single number, has met so far: extremes, the steps at which
+// they came first, and the sum of differences from a shift.
 template <typename F, int kLanes>
 struct Running {
   typedef typename Numbers<F, kLanes>::Type N;
   typedef typename Numbers<Step<F>, kLanes>::Type I;
-  N low, high, sum = {};
-  I low_at = {}, high_at = {};
+  N low, high, sum;
+  I low_at, high_at;
 
-  Running() : low(N{} + std::numeric_limits<F>::infinity()), high(-low) {}
+  static Running Nothing() {
+    const N infinity = N{} + std::numeric_limits<F>::infinity();
+    return {infinity, -infinity, N{}, I{}, I{}};
+  }
 
-  void Add(const N& value, const N& difference, const I& step) {
-    sum += difference;
-    low_at = value < low ? step : low_at;
-    low = value < low ? value : low;
-    high_at = value > high ? step : high_at;
-    high = value > high ? value : high;
+  void Add(const N& value, const N& shift, const I& step) {
+    sum += value - shift;
+    AddExtremes(value, value, step);
+  }
+  void Add(const N (&values)[kStepVectors], const N& shift, const I& step) {
+    sum += (values[0] - shift + (values[1] - shift)) + (values[2] - shift + (values[3] - shift));
+    const N low_of[] = {Smaller(values[0], values[1]), Smaller(values[2], values[3])};
+    const N high_of[] = {Larger(values[0], values[1]), Larger(values[2], values[3])};
+    AddExtremes(Smaller(low_of[0], low_of[1]), Larger(high_of[0], high_of[1]), step);
+  }
+  // The same where a mask says so.
+  void AddCounted(const N& value, const I& is_counted, const N& shift, const I& step) {
+    sum += is_counted ? value - shift : N{};
+    AddExtremes(is_counted ? value : low, is_counted ? value : high, step);
+  }
+
+  void AddExtremes(const N& smallest, const N& largest, const I& step) {
+    low_at = smallest < low ? step : low_at;
+    low = Smaller(smallest, low);
+    high_at = largest > high ? step : high_at;
+    high = Larger(largest, high);
   }
 };
 
-// The numbers of a register, or the number itself.
-template <typename To, typename N, size_t n>
-void Unpack(const N& from, To (&to)[n]) {
-  static_assert(sizeof from == sizeof to);
-  memcpy(to, &from, sizeof to);
+// Lanes in memory. A copy by memcpy would go through the stack.
+template <int kLanes, typename F>
+typename Numbers<F, kLanes>::Type LoadLanes(const F* from) {
+  if constexpr (kLanes == 1) {
+    return *from;
+  } else {
+    return *reinterpret_cast<const Vector<F>*>(from);
+  }
+}
+template <int kLanes, typename F>
+void StoreLanes(const typename Numbers<F, kLanes>::Type& lanes, F* to) {
+  if constexpr (kLanes == 1) {
+    *to = lanes;
+  } else {
+    *reinterpret_cast<Vector<F>*>(to) = lanes;
+  }
 }
 
-// Rows begin to end of a group of columns, `stride` elements apart; those count whose weight is
-// above 0. `position`: that of row 0 in column j, and how far a row leads from there.
-template <typename Group, typename T, typename Positions, typename F = Compute<T>>
-void AddGroup(Group, const T* x, int64_t stride, int64_t begin, int64_t end, const F* weights,
-              Partial partial, int64_t column, const Positions& position) {
-  using V = typename Group::Type;
-  constexpr int kLanes = Group::kColumns / Group::kSize;
-  while (weights != nullptr && begin < end && !(weights[begin] > 0)) ++begin;
-  if (begin == end) return;
-  V shift[Group::kSize];
-  Running<F, kLanes> running[Group::kSize];
-  for (int k = 0; k < Group::kSize; ++k) shift[k] = Group::At(x + begin * stride, k);
-  double count = static_cast<double>(end - begin);
-  for (int64_t row = begin; row < end; ++row) {
-    if (weights != nullptr && !(weights[row] > 0)) {
-      count -= 1.0;
-      continue;
-    }
-    const auto step = typename Running<F, kLanes>::I{} + static_cast<Step<F>>(row - begin);
-    for (int k = 0; k < Group::kSize; ++k) {
-      const V value = Group::At(x + row * stride, k);
-      running[k].Add(value, value - shift[k], step);
+// What the columns of a unit have met so far. It stays in the cache of the core, so that the unit is
+// read from its first to its last row. Steps are the first of their rows.
+template <typename F>
+struct Columns {
+  // Not a multiple of 4096 bytes apart, which the processor would take for the same address.
+  static constexpr int kSize = kMostColumns + 48;
+  F shift[kSize], low[kSize], high[kSize], sum[kSize];
+  Step<F> low_at[kSize], high_at[kSize];
+  double total[kSize];
+
+  void Flush(int64_t n) {
+    for (int64_t j = 0; j < n; ++j) {
+      total[j] += static_cast<double>(sum[j]);
+      sum[j] = 0;
     }
   }
-  for (int k = 0; k < Group::kSize; ++k) {
-    F shifts[kLanes], sums[kLanes], low[kLanes], high[kLanes];
-    Step<F> low_at[kLanes], high_at[kLanes];
-    Unpack(shift[k], shifts);
-    Unpack(running[k].sum, sums);
-    Unpack(running[k].low, low);
-    Unpack(running[k].high, high);
-    Unpack(running[k].low_at, low_at);
-    Unpack(running[k].high_at, high_at);
-    for (int i = 0; i < kLanes; ++i) {
-      const int64_t j = column + k * kLanes + i;
-      partial.Add(j, count, shifts[i], sums[i], {low[i], position(j, begin + low_at[i])},
-                  {high[i], position(j, begin + high_at[i])});
+};
+
+// The rows of a step. One that does not count is replaced by one that does, and adds 0.
+template <typename T, typename F = Compute<T>>
+struct StepRows {
+  const T* rows[kStepRows];
+  F factors[kStepRows];
+  int counted = 0;
+
+  StepRows(const T* x, int64_t stride, int64_t begin, int64_t end, const F* weights) {
+    const T* any = nullptr;
+    for (int i = 0; i < kStepRows; ++i) {
+      const int64_t row = begin + i;
+      const bool counts = row < end && (weights == nullptr || weights[row] > 0);
+      rows[i] = counts ? x + row * stride : nullptr;
+      factors[i] = counts ? 1 : 0;
+      counted += counts;
+      if (counts) any = rows[i];
+    }
+    for (int i = 0; i < kStepRows; ++i) rows[i] = rows[i] == nullptr ? any : rows[i];
+  }
+};
+
+// Steps of whole rows from begin to end, `stride` elements apart, of a group of columns; or, where
+// `chosen` is not null, a single step of these rows.
+template <typename Group, typename T, typename F = Compute<T>>
+void AddGroup(Group, const T* x, int64_t stride, int64_t begin, int64_t end,
+              const StepRows<T>* chosen, int64_t column, Columns<F>& columns) {
+  using V = typename Group::Type;
+  constexpr int kSize = Group::kSize, kLanes = Group::kColumns / kSize;
+  using I = typename Running<F, kLanes>::I;
+  for (int64_t row = begin; row < end; row += kStepRows) {
+    V low[kSize], high[kSize], sum[kSize];
+    const T* at = (chosen == nullptr ? x + row * stride : chosen->rows[0]) + column;
+    for (int k = 0; k < kSize; ++k) {
+      low[k] = high[k] = Group::At(at, k);
+      sum[k] = low[k] - LoadLanes<kLanes>(columns.shift + column + k * kLanes);
+      if (chosen != nullptr) sum[k] = sum[k] * chosen->factors[0];
+    }
+#pragma GCC unroll 1  // So that a load goes on in steps of one size, which can be foreseen.
+    for (int i = 1; i < kStepRows; ++i) {
+      at = chosen == nullptr ? at + stride : chosen->rows[i] + column;
+      for (int k = 0; k < kSize; ++k) {
+        const V value = Group::At(at, k);
+        const V difference = value - LoadLanes<kLanes>(columns.shift + column + k * kLanes);
+        low[k] = Smaller(value, low[k]);
+        high[k] = Larger(value, high[k]);
+        sum[k] += chosen == nullptr ? difference : difference * chosen->factors[i];
+      }
+    }
+    const I here = I{} + static_cast<Step<F>>(row);
+    for (int k = 0; k < kSize; ++k) {
+      const int64_t j = column + k * kLanes;
+      const V old_low = LoadLanes<kLanes>(columns.low + j);
+      const V old_high = LoadLanes<kLanes>(columns.high + j);
+      const I low_at = low[k] < old_low ? here : LoadLanes<kLanes>(columns.low_at + j);
+      const I high_at = high[k] > old_high ? here : LoadLanes<kLanes>(columns.high_at + j);
+      StoreLanes<kLanes>(low_at, columns.low_at + j);
+      StoreLanes<kLanes>(high_at, columns.high_at + j);
+      StoreLanes<kLanes>(Smaller(low[k], old_low), columns.low + j);
+      StoreLanes<kLanes>(Larger(high[k], old_high), columns.high + j);
+      StoreLanes<kLanes>(LoadLanes<kLanes>(columns.sum + j) + sum[k], columns.sum + j);
     }
   }
 }
 
 // Values begin to end, `stride` elements apart, in double: for where float overflows.
+// `position(i)` is that of value i.
 template <typename T, typename Positions, typename F = Compute<T>>
 [[gnu::noinline]] void AddInDouble(const T* x, int64_t stride, int64_t begin, int64_t end,
                                    const F* weights, Partial partial, int64_t column,
                                    const Positions& position) {
   for (int64_t i = begin; i < end; ++i) {
     if (weights != nullptr && !(weights[i] > 0)) continue;
-    const Extreme value = {static_cast<double>(Load(x + i * stride)), position(column, i)};
+    const Extreme value = {static_cast<double>(Load(x + i * stride)), position(i)};
     partial.Add(column, 1.0, value.value, 0.0, value, value);
   }
 }
 
-// Rows of n columns, with one weight a row or none.
+// Rows of n columns, with one weight a row or none. `position(j, row)` is that of a value.
 template <typename T, typename Positions, typename F = Compute<T>>
 void AddMatrix(const T* x, int64_t stride, int64_t rows, int64_t n, const F* weights,
                Partial partial, const Positions& position, bool in_double) {
-  if (in_double) {
+  const auto add_in_double = [&](int64_t begin, int64_t end) {
     for (int64_t j = 0; j < n; ++j) {
-      AddInDouble(x + j, stride, 0, rows, weights, partial, j, position);
+      AddInDouble(x + j, stride, begin, end, weights, partial, j,
+                  [&](int64_t row) { return position(j, row); });
     }
-    return;
-  }
-  for (int64_t begin = 0; begin < rows; begin += kBlockRows) {
-    const int64_t end = Min(begin + kBlockRows, rows);
-    ForEachGroup<F, kVectorBytes < 64 ? 2 : 4>(n, [&](auto group, int64_t j) {
-      if (weights == nullptr) {  // Known to the compiler: nothing to ask for in the loop.
-        AddGroup(group, x + j, stride, begin, end, static_cast<const F*>(nullptr), partial, j,
-                 position);
+  };
+  if (in_double || rows == 1) return add_in_double(0, rows);
+  Columns<F> columns;
+  int64_t count = 0;
+  for (int64_t begin = 0; begin < rows;) {
+    const StepRows<T> step(x, stride, begin, rows, weights);
+    if (step.counted == 0) {
+      begin += kStepRows;
+      continue;
+    }
+    for (int64_t j = 0; count == 0 && j < n; ++j) {  // The first step.
+      columns.shift[j] = Load(step.rows[0] + j);
+      columns.low[j] = std::numeric_limits<F>::infinity();
+      columns.high[j] = -columns.low[j];
+      columns.low_at[j] = columns.high_at[j] = static_cast<Step<F>>(begin);
+      columns.sum[j] = 0;
+      columns.total[j] = 0.0;
+    }
+    const int64_t whole = weights == nullptr ? (rows - begin) / kStepRows * kStepRows : 0;
+    const int64_t end = whole > 0 ? begin + Min(whole, kMostRows) : begin + 1;
+    ForEachGroup<F, kGroupBytes / kVectorBytes>(n, [&](auto group, int64_t j) {
+      if (whole > 0) {  // Known to the compiler: nothing to ask for in the loop.
+        AddGroup<decltype(group), T>(group, x, stride, begin, end, nullptr, j, columns);
       } else {
-        AddGroup(group, x + j, stride, begin, end, weights, partial, j, position);
+        AddGroup(group, x, stride, begin, end, &step, j, columns);
       }
     });
+    columns.Flush(n);
+    count += whole > 0 ? end - begin : step.counted;
+    begin = whole > 0 ? end : begin + kStepRows;
+  }
+  if (count == 0) return;
+  columns.Flush(n);
+  for (int64_t j = 0; j < n; ++j) {
+    const auto extreme = [&](F value, int64_t row) {
+      const int64_t last = Min(row + kStepRows, rows) - 1;
+      const auto is_it = [&] {
+        return Load(x + row * stride + j) == value && (weights == nullptr || weights[row] > 0);
+      };
+      while (row < last && !is_it()) ++row;
+      return Extreme{static_cast<double>(value), position(j, row)};
+    };
+    partial.Add(j, static_cast<double>(count), columns.shift[j], columns.total[j],
+                extreme(columns.low[j], columns.low_at[j]),
+                extreme(columns.high[j], columns.high_at[j]));
   }
 }
 
-// n contiguous values of one channel, with a weight each or none.
-template <typename T, typename Positions, typename F = Compute<T>>
-void AddPlane(const T* x, int64_t n, const F* weights, Partial partial, int64_t column,
-              const Positions& position, bool in_double) {
-  if (in_double) return AddInDouble(x, 1, 0, n, weights, partial, column, position);
-  constexpr int kLanes = kVectorSize<F>;
-  constexpr int64_t kBlock = kLanes * kBlockRows;
-  for (int64_t begin = 0; begin < n; begin += kBlock) {
-    const int64_t size = Min(kBlock, n - begin), whole = size / kLanes * kLanes;
-    const T* block = x + begin;
-    const F* w = weights == nullptr ? nullptr : weights + begin;
-    int64_t first = 0;
-    while (w != nullptr && first < size && !(w[first] > 0)) ++first;
-    if (first == size) continue;
-    const F shift = Load(block + first);
-    Running<F, kLanes> lanes;
-    double count = static_cast<double>(size);
-    for (int64_t i = 0; i < whole; i += kLanes) {
-      const Vector<Step<F>> step = Vector<Step<F>>{} + static_cast<Step<F>>(i);
-      Vector<F> value = LoadVector(block + i), difference = value - shift;
-      if (w == nullptr) {
-        lanes.Add(value, difference, step);
-        continue;
+// Runs of contiguous values of one channel, one after the other. Steps are positions from the first
+// on; kStepVectors registers share one.
+template <typename T, typename F = Compute<T>>
+class PlaneRuns {
+ public:
+  explicit PlaneRuns(int64_t first) : first_(first) {}
+
+  // n values from position `from` on, with a weight each or none.
+  void Add(const T* x, int64_t from, int64_t n, const F* weights) {
+    int64_t i = 0;
+    if (count_ == 0) {
+      while (weights != nullptr && i < n && !(weights[i] > 0)) ++i;
+      if (i == n) return;
+      shift_ = Load(x + i);
+    }
+    // Members in memory could be values of x for all the compiler knows; these are registers.
+    Running<F, kLanes> lanes = lanes_;
+    const F shift = shift_;
+    const Vector<F> shifts = Vector<F>{} + shift;
+    const Step<F> start = static_cast<Step<F>>(from - first_);
+    const auto step = [start](int64_t i) { return Steps{} + (start + static_cast<Step<F>>(i)); };
+    for (i = 0; i + kLanes <= n;) {
+      const int64_t block = Min(i + kBlock, n);
+      for (; weights == nullptr && i + kStepVectors * kLanes <= block; i += kStepVectors * kLanes) {
+        Vector<F> values[kStepVectors];
+        for (int k = 0; k < kStepVectors; ++k) values[k] = LoadVector(x + i + k * kLanes);
+        lanes.Add(values, shifts, step(i));
       }
-      const auto is_counted = LoadVector(w + i) > 0;
-      difference = is_counted ? difference : Vector<F>{};
-      lanes.sum += difference;
-      const auto is_low = is_counted & (value < lanes.low);
-      const auto is_high = is_counted & (value > lanes.high);
-      lanes.low_at = is_low ? step : lanes.low_at;
-      lanes.low = is_low ? value : lanes.low;
-      lanes.high_at = is_high ? step : lanes.high_at;
-      lanes.high = is_high ? value : lanes.high;
+      for (; i + kLanes <= block; i += kLanes) {
+        if (weights == nullptr) {
+          lanes.Add(LoadVector(x + i), shifts, step(i));
+          continue;
+        }
+        const Steps is_counted = LoadVector(weights + i) > 0;
+        lanes.AddCounted(LoadVector(x + i), is_counted, shifts, step(i));
+        count_ -= CountZeros(is_counted);
+      }
+      sum_ += Total(lanes.sum);
+      lanes.sum = Vector<F>{};
     }
-    for (int64_t i = 0; w != nullptr && i < size; ++i) count -= w[i] > 0 ? 0.0 : 1.0;
-    Running<F, 1> rest;
-    for (int64_t i = whole; i < size; ++i) {
-      if (w != nullptr && !(w[i] > 0)) continue;
-      const F value = Load(block + i);
-      rest.Add(value, value - shift, static_cast<Step<F>>(i));
+    lanes_ = lanes;
+    count_ += i;
+    for (; i < n; ++i) {
+      if (weights != nullptr && !(weights[i] > 0)) continue;
+      rest_.Add(Load(x + i), shift, start + static_cast<Step<F>>(i));
+      ++count_;
     }
-    F low[kLanes], high[kLanes], sums[kLanes];
-    Step<F> low_at[kLanes], high_at[kLanes];
-    Unpack(lanes.low, low);
-    Unpack(lanes.high, high);
-    Unpack(lanes.sum, sums);
-    Unpack(lanes.low_at, low_at);
-    Unpack(lanes.high_at, high_at);
-    double sum = static_cast<double>(rest.sum);
-    for (int i = 0; i < kLanes; ++i) {
-      sum += static_cast<double>(sums[i]);
-      low_at[i] += i;
-      high_at[i] += i;
-      const bool is_lower = low[i] < rest.low || (low[i] == rest.low && low_at[i] < rest.low_at);
-      rest.low_at = is_lower ? low_at[i] : rest.low_at;
-      rest.low = is_lower ? low[i] : rest.low;
-      const bool is_higher =
-          high[i] > rest.high || (high[i] == rest.high && high_at[i] < rest.high_at);
-      rest.high_at = is_higher ? high_at[i] : rest.high_at;
-      rest.high = is_higher ? high[i] : rest.high;
-    }
-    partial.Add(column, count, shift, sum, {rest.low, position(column, begin + rest.low_at)},
-                {rest.high, position(column, begin + rest.high_at)});
+    sum_ += static_cast<double>(rest_.sum);
+    rest_.sum = 0;
   }
-}
+
+  // Adds all to a column. `value_at(position)` is a value of x.
+  template <typename ValueAt>
+  void AddTo(Partial partial, int64_t column, const ValueAt& value_at) const {
+    if (count_ == 0) return;
+    F low[kLanes], high[kLanes];
+    Step<F> low_at[kLanes], high_at[kLanes];
+    StoreLanes<kLanes>(lanes_.low, low);
+    StoreLanes<kLanes>(lanes_.high, high);
+    StoreLanes<kLanes>(lanes_.low_at, low_at);
+    StoreLanes<kLanes>(lanes_.high_at, high_at);
+    F lowest = rest_.low, highest = rest_.high;
+    for (int i = 0; i < kLanes; ++i) {
+      lowest = Smaller(low[i], lowest);
+      highest = Larger(high[i], highest);
+    }
+    const auto extreme = [&](F value, F of_rest, Step<F> rest_at, const F* values,
+                             const Step<F>* steps) {
+      int64_t first = of_rest == value ? rest_at : std::numeric_limits<int64_t>::max();
+      for (int i = 0; i < kLanes; ++i) {
+        if (values[i] != value) continue;
+        int64_t at = steps[i] + i;
+        for (int k = 1; k < kStepVectors && value_at(first_ + at) != value; ++k) at += kLanes;
+        first = Min(first, at);
+      }
+      return Extreme{static_cast<double>(value), static_cast<double>(first_ + first)};
+    };
+    partial.Add(column, static_cast<double>(count_), static_cast<double>(shift_), sum_,
+                extreme(lowest, rest_.low, rest_.low_at, low, low_at),
+                extreme(highest, rest_.high, rest_.high_at, high, high_at));
+  }
+
+ private:
+  static constexpr int kLanes = kVectorSize<F>;
+  static constexpr int64_t kBlock = kLanes * kBlockRows;
+  typedef typename Running<F, kLanes>::I Steps;
+
+  static int64_t CountZeros(const Steps& mask) {
+    Step<F> lanes[kLanes];
+    StoreLanes<kLanes>(mask, lanes);
+    int64_t zeros = 0;
+    for (int i = 0; i < kLanes; ++i) zeros += lanes[i] == 0;
+    return zeros;
+  }
+
+  static double Total(const Vector<F>& lanes) {
+    F sums[kLanes];
+    StoreLanes<kLanes>(lanes, sums);
+    double total = 0.0;
+    for (int i = 0; i < kLanes; ++i) total += static_cast<double>(sums[i]);
+    return total;
+  }
+
+  const int64_t first_;
+  F shift_ = 0;
+  Running<F, kLanes> lanes_ = Running<F, kLanes>::Nothing();
+  Running<F, 1> rest_ = Running<F, 1>::Nothing();
+  double sum_ = 0.0;
+  int64_t count_ = 0;
+};
 
 template <typename T, typename F = Compute<T>>
 void AddUnit(const ExtremesArguments& arguments, const ChunkPlan& plan, const Unit& unit,
@@ -260,7 +425,7 @@ void AddUnit(const ExtremesArguments& arguments, const ChunkPlan& plan, const Un
   const T* x = static_cast<const T*>(arguments.x);
   const F* weights = static_cast<const F*>(arguments.weights);
   const ChannelLayout& layout = arguments.layout;
-  const int64_t first = plan.layout.first_row(unit.segment);
+  const int64_t first = plan.layout.all.first(unit.segment);
   if (layout.inner == 1) {
     // Where rows are folded, columns beyond the channels belong to later positions.
     int64_t lead[kMostColumns];
@@ -283,16 +448,25 @@ void AddUnit(const ExtremesArguments& arguments, const ChunkPlan& plan, const Un
     }
     return;
   }
-  const int64_t begin = first + unit.first_row, end = begin + unit.rows;
-  for (int64_t from = begin; from < end;) {
-    const int64_t in_row = from % layout.inner;
-    const int64_t size = Min(end - from, layout.inner - in_row);
-    const auto position = [from](int64_t, int64_t i) { return static_cast<double>(from + i); };
-    for (int64_t j = 0; j < unit.columns; ++j) {
-      AddPlane<T>(x + PlaceOf(layout, from, unit.first_column + j), size,
-                  weights == nullptr ? nullptr : weights + from, partial, j, position, in_double);
+  const int64_t begin = first + unit.first_inner;
+  const int64_t end = Min(begin + unit.inner, plan.layout.all.end(unit.segment));
+  for (int64_t j = 0; j < unit.columns; ++j) {
+    PlaneRuns<T> runs(begin);
+    for (int64_t from = begin; from < end;) {
+      const int64_t size = Min(end - from, layout.inner - from % layout.inner);
+      const T* values = x + PlaceOf(layout, from, unit.first_column + j);
+      const F* w = weights == nullptr ? nullptr : weights + from;
+      if (in_double) {
+        AddInDouble(values, 1, 0, size, w, partial, j,
+                    [from](int64_t i) { return static_cast<double>(from + i); });
+      } else {
+        runs.Add(values, from, size, w);
+      }
+      from += size;
     }
-    from += size;
+    runs.AddTo(partial, j, [&](int64_t position) {
+      return Load(x + PlaceOf(layout, position, unit.first_column + j));
+    });
   }
 }
 
@@ -316,10 +490,8 @@ void CountWithoutChannels(const ExtremesArguments& arguments) {
   }
 }
 
-// Rows of planes are not folded, and rows with weights cannot be.
 Reduction<Partial, ChunkLayout> ReductionOf(const ExtremesArguments& arguments) {
-  const bool may_fold = arguments.layout.inner == 1 && arguments.weights == nullptr;
-  return {ChunkLayout(arguments.layout, arguments.chunks), !may_fold};
+  return {ChunkLayout(arguments.layout, arguments.chunks), arguments.weights != nullptr, kUnitColumns};
 }
 
 }  // namespace

@@ -214,6 +214,37 @@ inline Bits16 Packed(const Vector<float>& results, const Half*) {
 }
 #endif
 
+// The smaller and the larger of two numbers, lane by lane; the second where one is NaN. In one
+// instruction, for which GCC takes two.
+inline float Smaller(float a, float b) { return a < b ? a : b; }
+inline double Smaller(double a, double b) { return a < b ? a : b; }
+inline float Larger(float a, float b) { return a > b ? a : b; }
+inline double Larger(double a, double b) { return a > b ? a : b; }
+#if defined(__AVX512F__)  // With a mask of ones, as above.
+inline Vector<float> Smaller(Vector<float> a, Vector<float> b) {
+  return _mm512_maskz_min_ps(0xffff, a, b);
+}
+inline Vector<double> Smaller(Vector<double> a, Vector<double> b) {
+  return _mm512_maskz_min_pd(0xff, a, b);
+}
+inline Vector<float> Larger(Vector<float> a, Vector<float> b) {
+  return _mm512_maskz_max_ps(0xffff, a, b);
+}
+inline Vector<double> Larger(Vector<double> a, Vector<double> b) {
+  return _mm512_maskz_max_pd(0xff, a, b);
+}
+#elif defined(__AVX__)
+inline Vector<float> Smaller(Vector<float> a, Vector<float> b) { return _mm256_min_ps(a, b); }
+inline Vector<double> Smaller(Vector<double> a, Vector<double> b) { return _mm256_min_pd(a, b); }
+inline Vector<float> Larger(Vector<float> a, Vector<float> b) { return _mm256_max_ps(a, b); }
+inline Vector<double> Larger(Vector<double> a, Vector<double> b) { return _mm256_max_pd(a, b); }
+#else
+inline Vector<float> Smaller(Vector<float> a, Vector<float> b) { return a < b ? a : b; }
+inline Vector<double> Smaller(Vector<double> a, Vector<double> b) { return a < b ? a : b; }
+inline Vector<float> Larger(Vector<float> a, Vector<float> b) { return a > b ? a : b; }
+inline Vector<double> Larger(Vector<double> a, Vector<double> b) { return a > b ? a : b; }
+#endif
+
 // Writes whole registers: through the caches or, where `stream` is set and the memory is aligned to
 // the register, past them. Streamed stores want FinishStreams() before another thread reads.
 template <typename V, typename T>

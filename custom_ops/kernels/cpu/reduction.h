@@ -19,8 +19,8 @@ template <typename Partial, typename Layout = ChannelLayout>
 class Reduction {
  public:
   // Rows of few channels are read several at a time, except where each has a weight of its own.
-  Reduction(const Layout& layout, bool has_weights)
-      : plan_(WithoutEmptyRows(layout), !has_weights, kReducedColumns) {}
+  Reduction(const Layout& layout, bool has_weights, int64_t widest = kReducedColumns)
+      : plan_(WithoutEmptyRows(layout), !has_weights, widest) {}
 
   int64_t scratch_bytes() const {
     if (plan_.chunks() == 1) return 0;

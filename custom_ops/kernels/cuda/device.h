@@ -65,6 +65,12 @@ const char* Launch(void (*kernel)(Parameters...), Dimensions grid, Dimensions bl
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
+// Copies within the memory of the device. Returns null, or what went wrong.
+inline const char* CopyMemory(void* to, const void* from, size_t bytes, cudaStream_t stream) {
+  const cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream);
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
 }  // namespace keras_norms::cuda
 
 #endif  // KERAS_NORMS_EMULATE_CUDA
