@@ -1,0 +1,1 @@
+"""Ranges, narrow number formats and gated normalization, against batch normalization."""

@@ -1,0 +1,31 @@
+"""The small convolutional network of the study, with any normalization or none."""
+
+import numpy as np
+import tensorflow as tf
+
+from experiments.range_norms.protocol import CLASSES
+
+keras = tf.keras
+
+
+def network(normalized, shape, stages, seed):
+    """Convolutions, each with a normalization and a ReLU, then the mean over all positions.
+
+    Args:
+        normalized: makes one normalization layer, or returns None for none.
+        shape: of an image.
+        stages: channels and stride of each convolution.
+        seed: of the weights, which are the same for every normalization.
+    """
+    layers = keras.layers
+    seeds = iter(np.random.default_rng(seed).integers(2**31, size=100).tolist())
+    x = inputs = layers.Input(shape)
+    for channels, stride in stages:
+        initializer = keras.initializers.HeNormal(seed=next(seeds))
+        options = dict(padding="same", use_bias=False, kernel_initializer=initializer)
+        x = layers.Conv2D(channels, 3, stride, **options)(x)
+        normalization = normalized()
+        x = layers.ReLU()(x if normalization is None else normalization(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    initializer = keras.initializers.GlorotUniform(seed=next(seeds))
+    return keras.Model(inputs, layers.Dense(CLASSES, kernel_initializer=initializer)(x))
