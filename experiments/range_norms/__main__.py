@@ -65,7 +65,7 @@ def parse_arguments():
     add("--data", type=Path, help=".npz with train_jpeg, train_offsets, train_labels and test_…")
     add("--images", type=int, default=8192, help="of CIFAR-10 to train on, default %(default)s")
     add("--test-images", type=int, default=4000, help="of CIFAR-10, default %(default)s")
-    add("--epochs", type=int, default=7, help="on CIFAR-10, default %(default)s")
+    add("--epochs", type=int, default=6, help="on CIFAR-10, default %(default)s")
     add("--digits-epochs", type=int, default=20, help="default %(default)s")
     add("--data-sets", nargs="+", default=list(DATA_SETS), help=f"of {', '.join(DATA_SETS)}")
     add(

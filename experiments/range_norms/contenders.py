@@ -50,8 +50,8 @@ def light_part(title, **options):
 
 
 def ranges(constant):
-    title = f"range, constant of `{constant}`"
-    return Contender(title, layer("RangeBatchNormalization", range_constant=constant))
+    made = layer("RangeBatchNormalization", range_constant=constant)
+    return Contender(f"ranges, {constant} constant", made)
 
 
 def standardized(title, band_of):

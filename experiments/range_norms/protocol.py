@@ -39,7 +39,7 @@ class DataSet:
 
 
 DATA_SETS = {
-    "cifar10": DataSet("CIFAR-10", ((32, 2), (64, 2), (64, 1), (64, 2)), 0.8, 48),
+    "cifar10": DataSet("CIFAR-10", ((32, 2), (64, 2), (64, 2)), 0.8, 48),
     "digits": DataSet("digits", ((32, 1), (64, 2), (64, 1)), 0.3, 30),
 }
 
@@ -47,26 +47,26 @@ PROTOCOL = """\
 * Question: what do ranges instead of variances, narrow number formats and block floating point cost
   in accuracy, each alone and together? Does it help to normalize heterogeneous batches only?
 * Data: the first {images:,} training images of CIFAR-10 and the first {test_images:,} test images,
-  32x32x3; and scikit-learn's handwritten digits, 8x8, {digit_images:,} to train on and
-  {digit_test_images} others to test on, divided by a seed that is the same for all runs. Values are
+  32x32x3; and scikit-learn's handwritten digits, 8x8, {digit_images:,} to train on
+  and {digit_test_images} others to test on, divided by a seed that is the same for all runs. Values are
   in [0, 1]. No augmentation. Small data and a short training: compare methods, not with published
   accuracies.
 * Network: 3x3 convolutions without bias, each followed by a normalization and a ReLU, the mean over
   all positions, and a dense layer. CIFAR-10: {cifar10_stages}. Digits: {digits_stages}. He's
   initialization. All normalized widths are multiples of 32, the largest block.
-* Training: {epochs} epochs on CIFAR-10 and {digits_epochs} on the digits, batches of {batch} images,
-  float32. SGD with momentum 0.9, learning rate {learning_rate} with cosine decay to 0, no weight
-  decay. The rate was chosen on CIFAR-10, with seed {pilot_seed}, which is not used below, on
+* Training: {epochs} epochs on CIFAR-10 and {digits_epochs} on the digits, of batches of {batch}
+  images, float32. SGD with momentum 0.9, learning rate {learning_rate} with cosine decay to 0, no
+  weight decay. The rate was chosen on CIFAR-10, with seed {pilot_seed}, which is not used below, on
   {pilot_test_images:,} training images that are not among the above (`--pilot`): batch
   normalization had {found}; without normalization, {found_none}. Nothing else was tuned, and no
   contender has a rate of its own.
 * Contenders: all layers have moving statistics with momentum {momentum} and their default epsilon.
-  "Range" is `RangeBatchNormalization` with each `range_constant`, in chunks of 1/8 of the values.
+  "Ranges" is `RangeBatchNormalization` with each `range_constant`, in chunks of 1/8 of the values.
   "LightNorm" is `LightNormalization`: ranges, fp10_154 forward, gradients in bfloat16, and blocks
-  of 4, 16 or 32 channels aligned to the second largest or to the largest exponent; rounded to the
-  nearest, or truncated. "Only" is one part of it with all others off and with mean and variance:
-  the number format, the blocks, or the format of the gradients; only ranges is "range, constant of
-  `lightnorm`".
+  of 4, 16 or 32 channels aligned to the second largest or to the largest exponent. It rounds to the
+  nearest; truncated is the same with the second largest exponent. "Only" is one part of it with all
+  others off and with mean and variance: the number format, the blocks, or the format of the
+  gradients; only ranges is "ranges, lightnorm constant".
 * Adaptive: `AdaptiveBatchNormalization` in the place of batch normalization; and
   `AdaptiveBatchStandardization` of the training batches, adapted to the training images, before a
   network without normalization layers, which is trained without it as well. Test images are not

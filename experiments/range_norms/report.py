@@ -230,7 +230,7 @@ def plot_accuracy(runs, data, path):
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.6 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, sharex=True, squeeze=False)
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     for axis, ((family, batches), keys) in zip(axes.flat, panels.items(), strict=False):

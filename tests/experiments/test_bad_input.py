@@ -54,6 +54,13 @@ def cases(folder):
             (("--data", "nothing.npz"), "there is no file nothing.npz"),
             (("--report",), "to make a report of"),
         ],
+        "range_norms": [
+            (("--only", "batch,layer"), "there is no contender layer; there are batch, range_"),
+            (("--data-sets", "mnist"), "there is no data set mnist"),
+            (("--images", "100"), "--images must be a positive multiple of 128"),
+            (("--digits-epochs", "0"), "--digits-epochs must be positive"),
+            (("--data", "nothing.npz"), "there is no file nothing.npz"),
+        ],
         "streaming": [
             (("--instances", "0"), "--instances must be positive"),
             (("--resume",), "there is nothing to resume"),
