@@ -8,6 +8,7 @@ from keras_norms.layers.range_batch_normalization import RangeBatchNormalization
 from keras_norms.layers.regularized_batch_normalization import RegularizedBatchNormalization
 from keras_norms.layers.sync_batch_normalization import SyncBatchNormalization
 from keras_norms.models.initialization import initialize_statistics
+from keras_norms.models.light_norm_cost import light_norm_cost
 from keras_norms.ops.choice import NativeStatus, implementation, native_status, set_implementation
 from keras_norms.training.weight_decay import exclude_statistics_from_weight_decay
 
@@ -25,6 +26,7 @@ __all__ = [
     "exclude_statistics_from_weight_decay",
     "implementation",
     "initialize_statistics",
+    "light_norm_cost",
     "native_status",
     "ops",
     "schedules",

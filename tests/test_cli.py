@@ -128,14 +128,22 @@ def test_rejects_unknown_commands_and_choices(capsys, command):
     assert f"invalid choice: '{command[-1]}'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option, shown", [("--help", "doctor"), ("--version", "keras-norms 0.")])
-def test_help_and_version_do_not_wait_for_tensorflow(option, shown):
+@pytest.mark.parametrize(
+    "arguments, shown",
+    [
+        (["--help"], "doctor"),
+        (["--version"], "keras-norms 0."),
+        (["cost", "--help"], "--number-format"),
+    ],
+)
+def test_help_and_version_do_not_wait_for_tensorflow(arguments, shown):
     """As the installed command runs it, which is known by its name."""
     script = (
         "import sys; sys.argv[0] = '/bin/keras-norms'; sys.modules['tensorflow'] = None\n"
         "from keras_norms.cli import main; main()"
     )
-    result = subprocess.run([sys.executable, "-c", script, option], capture_output=True, text=True)
+    command = [sys.executable, "-c", script, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0 and shown in result.stdout, result.stderr
 
 

@@ -1,4 +1,4 @@
-"""The command line: `keras-norms doctor`, `keras-norms build` and `keras-norms inspect`."""
+"""The command line: `keras-norms doctor`, `build`, `inspect` and `cost`."""
 
 from keras_norms.cli.main import main
 

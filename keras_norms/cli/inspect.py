@@ -5,7 +5,6 @@ import importlib
 import json
 import os
 import pathlib
-import re
 import sys
 from typing import Any
 
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from keras_norms.cli.errors import sentence
 from keras_norms.cli.model_files import load_model, read_npz
 from keras_norms.diagnostics.drift_report import columns, summary, write_report
 from keras_norms.diagnostics.statistics_reference import StatisticsReference
@@ -24,16 +24,8 @@ def run(options):
     try:
         return _inspect(options)
     except (Exception, SystemExit) as error:  # A pipeline reads one line, whatever went wrong.
-        print(f"keras-norms inspect: {_sentence(error)}", file=sys.stderr)
+        print(f"keras-norms inspect: {sentence(error)}", file=sys.stderr)
         return 2
-
-
-def _sentence(error):
-    """The meaningful line of an error; Keras puts others around it, in colours."""
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split("\n")
-    lines = [line.strip() for line in lines if line.strip()]
-    telling = [line for line in lines if not line.startswith("Exception encountered")]
-    return printable((telling or lines or [type(error).__name__])[0])
 
 
 def _inspect(options):

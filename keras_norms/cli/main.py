@@ -69,8 +69,41 @@ def _inspect(add):
     add("--json", action="store_true", help="print JSON instead of a table")
 
 
+def _cost(add):
+    add("model", metavar="MODEL", help="a model that Keras saved")
+    add("--batch-size", type=int, metavar="N", help="default: that of the model's inputs, or 32")
+    add(
+        "--input-shape",
+        type=int,
+        nargs="+",
+        metavar="SIZE",
+        help="of an instance, where the model does not know it",
+    )
+    add(
+        "--number-format",
+        default="fp10_154",
+        metavar="NAME",
+        help="of activations, or none for that of the model; default fp10_154",
+    )
+    add(
+        "--gradient-format",
+        default="bfloat16",
+        metavar="NAME",
+        help="of their gradients, or none; default bfloat16",
+    )
+    add(
+        "--block-size",
+        type=int,
+        default=32,
+        metavar="N",
+        help="channels that share an exponent, or 0 for no blocks; default 32",
+    )
+    add("--json", action="store_true", help="print JSON instead of a table")
+
+
 COMMANDS = {
     "doctor": ("say what the layers run on here, and why", _doctor),
     "build": ("build the compiled library", _build),
     "inspect": ("compare data with a model's reference", _inspect),
+    "cost": ("count the bytes that normalization moves in a training step", _cost),
 }

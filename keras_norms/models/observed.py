@@ -38,7 +38,7 @@ class ObservedModel:
             self._model(batch, training=self._training)
         forget_losses(self._model)  # Tensors of this graph, of no use outside.
         # Keras 2 may call layers in a graph of its own before, to know the shapes.
-        calls = [call for call in calls if not _is_symbolic(call.graph)]
+        calls = [call for call in calls if not is_symbolic(call.graph)]
         for call in calls:
             if call.graph is not tf.compat.v1.get_default_graph():
                 raise ValueError(
@@ -153,5 +153,6 @@ def _is_alike(batch, specs):
     return specs is not None and all(a.shape.rank == b.shape.rank for a, b in pairs)
 
 
-def _is_symbolic(graph):
+def is_symbolic(graph):
+    """Whether Keras 2 calls layers in it only to know shapes."""
     return graph.name == "keras_graph" or graph.name.endswith("scratch_graph")
