@@ -20,14 +20,16 @@ class Contender:
         layer: makes a normalization layer of the network, or returns None for none.
         standardization: for a data set, makes what its training batches go through; or None.
         batches: the kinds of batches that it is trained with.
-        baseline: another contender that it is compared with, beside `batch`.
+        counterpart: another contender that it is compared with, beside `batch`.
+        after_relu: whether the layers follow each ReLU, in place of being before it.
     """
 
     title: str
     layer: Callable
     standardization: Callable | None = None
     batches: tuple = (MIXED,)
-    baseline: str | None = None
+    counterpart: str | None = None
+    after_relu: bool = False
 
 
 def layer(name, **options):
@@ -61,7 +63,7 @@ def standardized(title, band_of):
         band = band_of(problem)
         return keras_norms.AdaptiveBatchStandardization(num_classes=CLASSES, band=band)
 
-    return Contender(title, no_layer, make, BOTH, baseline="none")
+    return Contender(title, no_layer, make, BOTH, counterpart="none")
 
 
 def no_layer():
@@ -91,7 +93,20 @@ CONTENDERS = {
         f"adaptive layer, band {BAND}",
         layer("AdaptiveBatchNormalization", band=BAND),
         batches=BOTH,
-        baseline="none",
+        counterpart="none",
+    ),
+    "batch_after_relu": Contender(
+        "batch normalization after ReLU",
+        layer("BatchNormalization"),
+        batches=BOTH,
+        after_relu=True,
+    ),
+    "adaptive_layer_after_relu": Contender(
+        f"adaptive layer after ReLU, band {BAND}",
+        layer("AdaptiveBatchNormalization", band=BAND),
+        batches=BOTH,
+        counterpart="batch_after_relu",
+        after_relu=True,
     ),
     "adaptive_input": standardized(f"adaptive input, band {BAND}", lambda _: BAND),
     "adaptive_input_narrow": standardized(

@@ -8,11 +8,11 @@ from experiments.range_norms.protocol import CLASSES
 keras = tf.keras
 
 
-def network(normalized, shape, stages, seed):
+def network(contender, shape, stages, seed):
     """Convolutions, each with a normalization and a ReLU, then the mean over all positions.
 
     Args:
-        normalized: makes one normalization layer, or returns None for none.
+        contender: its `layer` makes one normalization layer, or returns None for none.
         shape: of an image.
         stages: channels and stride of each convolution.
         seed: of the weights, which are the same for every normalization.
@@ -24,8 +24,10 @@ def network(normalized, shape, stages, seed):
         initializer = keras.initializers.HeNormal(seed=next(seeds))
         options = dict(padding="same", use_bias=False, kernel_initializer=initializer)
         x = layers.Conv2D(channels, 3, stride, **options)(x)
-        normalization = normalized()
-        x = layers.ReLU()(x if normalization is None else normalization(x))
+        normalization = contender.layer() or layers.Identity()
+        pair = [normalization, layers.ReLU()]
+        for layer in reversed(pair) if contender.after_relu else pair:
+            x = layer(x)
     x = layers.GlobalAveragePooling2D()(x)
     initializer = keras.initializers.GlorotUniform(seed=next(seeds))
     return keras.Model(inputs, layers.Dense(CLASSES, kernel_initializer=initializer)(x))

@@ -68,12 +68,14 @@ PROTOCOL = """\
   nearest; truncated is the same with the second largest exponent. "Only" is one part of it with all
   others off and with mean and variance: the number format, the blocks, or the format of the
   gradients; only ranges is "ranges, lightnorm constant".
-* Adaptive: `AdaptiveBatchNormalization` in the place of batch normalization; and
-  `AdaptiveBatchStandardization` of the training batches, adapted to the training images, before a
-  network without normalization layers, which is trained without it as well. Test images are not
-  standardized. Band {band} is that of the authors. No image of these data lies outside of it, which
-  was counted before the runs, so that the input form can change nothing there; the narrow bands,
-  {narrow}, are left by about {shares} of the mixed batches.
+* Adaptive: `AdaptiveBatchNormalization` in the place of batch normalization, where the means of
+  activations are near 0 and so its band is narrow; and after each ReLU, where they are not, whose
+  counterpart is batch normalization there. And `AdaptiveBatchStandardization` of the training
+  batches, adapted to the training images, before a network without normalization layers; the
+  counterpart of both it and the first is that network without it. Test images are not standardized.
+  Band {band} is that of the authors. No image of these data lies outside of it, which was counted
+  before the runs, so that the input form can change nothing there; the narrow bands, {narrow}, are
+  left by about {shares} of the mixed batches.
 * Batches: mixed batches are a permutation of the images in each epoch. Homogeneous batches hold
   {classes_in_a_batch} of {classes} classes, as many images of one as of the other, and as many
   steps are taken; five batches in a row hold each class once.

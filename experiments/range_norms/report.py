@@ -49,7 +49,7 @@ FAMILIES = {
     "ranges": lambda name: name.startswith("range"),
     "LightNorm": lambda name: name.startswith("light"),
     "one part": lambda name: name.startswith("only") or name == "range_lightnorm",
-    "adaptive": lambda name: name.startswith("adaptive") or name == "none",
+    "adaptive": lambda name: name.startswith("adaptive") or name in ("none", "batch_after_relu"),
 }
 
 
@@ -120,7 +120,7 @@ def results(runs):
     for data in data_sets(runs):
         picture = f"range_norms_{data}"
         parts += [
-            f"### {DATA_SETS[data].title}",
+            f"### {DATA_SETS[data].title[0].upper()}{DATA_SETS[data].title[1:]}",
             markdown_table(*table_of(runs, data)),
             f"![Test accuracy by epoch]({picture}_accuracy.png)",
             f"![Differences to batch normalization]({picture}_differences.png)",
@@ -171,7 +171,7 @@ def less(runs, key, baseline):
 
 def table_of(runs, data):
     header = ["batches", "contender", "accuracy", "less batch normalization"]
-    header += ["less no normalization", "open gates", "training loss", "seeds", "seconds"]
+    header += ["less counterpart", "open gates", "training loss", "seeds", "seconds"]
     rows = []
     for key, of_key in runs.items():
         if key[0] != data:
@@ -184,7 +184,9 @@ def table_of(runs, data):
                 contender.title,
                 with_deviation([last(run, *ACCURACY) for run in found]),
                 with_interval(less(runs, key, "batch")),
-                with_interval(less(runs, key, contender.baseline)) if contender.baseline else "",
+                with_interval(less(runs, key, contender.counterpart))
+                if contender.counterpart
+                else "",
                 f"{np.mean(gates):.0f} %" if gates else "",
                 f"{np.mean([last(run, 'train_loss') for run in found]):.3f}",
                 f"{len(found)}",

@@ -56,11 +56,11 @@ def train(contender, batches, problem, epochs, rate, seed, after_epoch=lambda: N
     keras.backend.clear_session()
     images, labels = problem.train
     rows = rows_of(batches, labels, epochs, seed)
-    model = network(contender.layer, images.shape[1:], problem.stages, seed)
+    model = network(contender, images.shape[1:], problem.stages, seed)
     standardize = None
     if contender.standardization:
         standardize = contender.standardization(problem)
-        standardize.adapt((images, labels))
+        standardize.adapt(images, labels)
     schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * rows.shape[1])
     optimizer = keras.optimizers.SGD(schedule, momentum=0.9)
     train_epoch = epoch_of(model, standardize, optimizer, images, labels)

@@ -65,8 +65,8 @@ class AdaptiveClosed(keras_norms.BatchNormalization):
 class Standardization:
     """Stands in for one of input batches, which acts where an image is of class 0."""
 
-    def adapt(self, data):
-        self.images, self.labels = data
+    def adapt(self, images, labels):
+        assert len(images) == len(labels) == 1280
 
     def __call__(self, x, labels):
         return tf.where(tf.reduce_any(labels == 0), x - 0.5, x)
@@ -84,9 +84,11 @@ def problem():
     return range_norms.Problem((images, labels), (images[:20], labels[:20]), ((4, 1), (4, 2)), 0.5)
 
 
+@pytest.mark.parametrize("after_relu", [False, True])
 @pytest.mark.parametrize(("layer", "share"), [(AdaptiveOpen, 1.0), (AdaptiveClosed, 0.0)])
-def test_counts_the_open_gates_of_layers(problem, layer, share):
-    run = train(Contender("", layer), MIXED, problem, 2, 0.1, seed=1)
+def test_counts_the_open_gates_of_layers(problem, layer, share, after_relu):
+    contender = Contender("", layer, after_relu=after_relu)
+    run = train(contender, MIXED, problem, 2, 0.1, seed=1)
     assert run["open_gates"] == [share, share]
 
 
