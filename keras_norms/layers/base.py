@@ -1,7 +1,8 @@
 """What all batch-statistics layers share: arguments, weights, masks, modes, updates.
 
 A layer of the family overrides the one thing that it changes: `_affine`, the vectors that it
-normalizes with, `kept`, what it remembers, or `statistic`.
+normalizes with, `_statistic`, what it takes of a batch, or what it remembers, `kept` and
+`_updated`.
 """
 
 import functools
@@ -102,7 +103,7 @@ class BatchNormalizationBase(ChannelNormalization):
             x,
             self._transform(self._prepare(state), enabled, may_be_empty=weights is not None),
             {name: tf.cast(value, tf.float64) for name, value in parameters.items()},
-            statistic=self.statistic,
+            statistic=self._statistic(state),
             axis=axis,
             weights=weights,
             segment_size=self.virtual_batch_size,
@@ -131,14 +132,14 @@ class BatchNormalizationBase(ChannelNormalization):
     # What a layer of the family overrides, beside `kept`:
 
     @property
-    def statistic(self):
-        """What is taken of each batch; see `Statistic`."""
-        return SIZED_MOMENTS if self.unbiased_moving_variance else MOMENTS
-
-    @property
     def counts_steps(self):
         """Whether the layer has a `step`, the number of its training calls."""
         return needs_step(self.momentum)
+
+    def _statistic(self, state):
+        """What is taken of each batch; see `Statistic`."""
+        del state
+        return SIZED_MOMENTS if self.unbiased_moving_variance else MOMENTS
 
     def _affine(self, state, statistics, gamma=None, beta=None):
         """Scale, center, shift and any extras for training, from statistics of the batch.
@@ -153,6 +154,17 @@ class BatchNormalizationBase(ChannelNormalization):
     def _prepare(self, state):
         """The state as `_affine` wants it. Computed once, while `_affine` runs twice."""
         return state
+
+    def _stored(self, state):
+        """What inference reads of the state, by the names that it has in the batch's statistics."""
+        mean, spread = (tf.cast(state[name], tf.float64) for name in self.kept.names)
+        return {"mean": mean, "variance": self.kept.variance(spread, self.epsilon)}
+
+    def _updated(self, state, statistics, enabled):
+        """The new state by name, without the step. `enabled` is None or a bool tensor."""
+        old = [state[name] for name in self.kept.names]
+        new = self._moving_average(state).updated(*old, statistics, enabled)
+        return dict(zip(self.kept.names, new, strict=True))
 
     def _use_extras(self, run, state, updated, statistics, extras, enabled):
         """Takes what `_affine` returned beyond the vectors, for a loss or a metric of the `Run`."""
@@ -186,17 +198,15 @@ class BatchNormalizationBase(ChannelNormalization):
 
     def _update(self, state, statistics, enabled):
         """Remembers the batch, and returns the new state. `enabled` is None or a bool tensor."""
-        old = [state[name] for name in self.kept.names]
-        rule = self._moving_average(state)
-        new = rule.updated(*old, statistics, enabled)
-        for name, value in zip(self.kept.names, new, strict=True):
+        new = self._updated(state, statistics, enabled)
+        for name, value in new.items():
             self._assign(getattr(self, name), value)
         if self.counts_steps:
             # The average of all batches is one of those that are in it.
-            counts = self.momentum is not None or rule.takes(statistics)
+            counts = self.momentum is not None or self._moving_average(state).takes(statistics)
             is_step = counts if enabled is None else tf.logical_and(counts, enabled)
             self.step.assign(state["step"] + tf.cast(is_step, tf.int64))
-        return dict(zip(self.kept.names, new, strict=True))
+        return new
 
     def _check_build(self, axes):
         if self.virtual_batch_size is not None and 0 in axes:
@@ -241,11 +251,9 @@ class BatchNormalizationBase(ChannelNormalization):
             use_batch = statistics.count > 0.0
             if enabled is not None:
                 use_batch = tf.logical_and(use_batch, enabled)
-            mean, spread = (tf.cast(state[name], tf.float64) for name in self.kept.names)
-            stored = self.kept.as_statistics(mean, spread, self.epsilon)
             selected = {
                 name: tf.where(use_batch, getattr(statistics, name), value)
-                for name, value in stored.items()
+                for name, value in self._stored(state).items()
             }
             return self._affine(state, statistics._replace(**selected), **parameters)
 

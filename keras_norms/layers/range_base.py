@@ -39,8 +39,8 @@ class RangeNormalizationBase(BatchNormalizationBase):
         value = self.unbiased_moving_variance
         require(not value, self._owner, rule, unbiased_moving_variance=value)
 
-    @property
-    def statistic(self):
+    def _statistic(self, state):
+        del state
         return RangesStatistic(self.num_chunks, self.range_constant)
 
     def _affine(self, state, statistics, gamma=None, beta=None):
@@ -48,6 +48,10 @@ class RangeNormalizationBase(BatchNormalizationBase):
         inverse_scale = 1.0 / (statistics.deviation + self.epsilon)
         scale = inverse_scale if gamma is None else gamma * inverse_scale
         return scale, statistics.mean, beta
+
+    def _stored(self, state):
+        mean, spread = (tf.cast(state[name], tf.float64) for name in self.kept.names)
+        return {"mean": mean, "deviation": spread - self.epsilon}
 
     def _viewed(self, inputs, mask):
         if mask is not None:

@@ -17,15 +17,12 @@ class MovingStatistics(NamedTuple):
         of_variance: `of_variance(variance, epsilon)`, the spread of a batch.
         variance: `variance(spread, epsilon)`, the variance that a spread stands for.
         inverse_stddev: `inverse_stddev(spread, epsilon)`, what inference divides by, inverted.
-        as_statistics: `as_statistics(mean, spread, epsilon)`, what a batch with these would have,
-            by the names of its statistics.
     """
 
     spread: str
     of_variance: Callable
     variance: Callable
     inverse_stddev: Callable
-    as_statistics: Callable
 
     @property
     def names(self):
@@ -43,16 +40,12 @@ MOVING_VARIANCE = MovingStatistics(
     of_variance=lambda variance, epsilon: variance,
     variance=lambda spread, epsilon: spread,
     inverse_stddev=lambda spread, epsilon: tf.math.rsqrt(spread + epsilon),
-    as_statistics=lambda mean, spread, epsilon: dict(mean=mean, variance=spread),
 )
 MOVING_STDDEV = MovingStatistics(
     "moving_stddev",
     of_variance=lambda variance, epsilon: tf.sqrt(variance + epsilon),
     variance=lambda spread, epsilon: tf.square(spread) - epsilon,
     inverse_stddev=lambda spread, epsilon: 1.0 / _at_least(spread, epsilon**0.5),
-    as_statistics=lambda mean, spread, epsilon: dict(
-        mean=mean, variance=tf.square(spread) - epsilon
-    ),
 )
 # Here epsilon is added to the deviation, not to its square.
 MOVING_SCALE = MovingStatistics(
@@ -60,6 +53,5 @@ MOVING_SCALE = MovingStatistics(
     of_variance=lambda variance, epsilon: tf.sqrt(variance) + epsilon,
     variance=lambda spread, epsilon: tf.square(tf.maximum(spread - epsilon, 0.0)),
     inverse_stddev=lambda spread, epsilon: 1.0 / _at_least(spread, epsilon),
-    as_statistics=lambda mean, spread, epsilon: dict(mean=mean, deviation=spread - epsilon),
 )
 KINDS = MOVING_VARIANCE, MOVING_STDDEV, MOVING_SCALE
