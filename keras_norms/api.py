@@ -1,6 +1,8 @@
 """The public names, all of which need TensorFlow."""
 
 from keras_norms import callbacks, conversion, diagnostics, ops, schedules
+from keras_norms.layers.adaptive_batch_normalization import AdaptiveBatchNormalization
+from keras_norms.layers.adaptive_batch_standardization import AdaptiveBatchStandardization
 from keras_norms.layers.batch_normalization import BatchNormalization
 from keras_norms.layers.batch_renormalization import BatchRenormalization
 from keras_norms.layers.batchless_normalization import BatchlessNormalization
@@ -13,6 +15,8 @@ from keras_norms.ops.choice import NativeStatus, implementation, native_status, 
 from keras_norms.training.weight_decay import exclude_statistics_from_weight_decay
 
 __all__ = [
+    "AdaptiveBatchNormalization",
+    "AdaptiveBatchStandardization",
     "BatchNormalization",
     "BatchRenormalization",
     "BatchlessNormalization",

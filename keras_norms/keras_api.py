@@ -176,6 +176,14 @@ def add_parameter(layer, name, shape, **options):
     )
 
 
+def add_record(layer, name, shape, dtype):
+    """A weight that no training call changes, the same on all replicas. It begins with zeros."""
+    autocast = {"autocast": False} if IS_KERAS_3 else {"experimental_autocast": False}
+    return layer.add_weight(
+        name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=False, **autocast
+    )
+
+
 def add_step(layer, name):
     """An integer that counts the training calls of each replica; the first one's is saved."""
     return _add_state(layer, name, (), "int64", "zeros", "only_first_replica")

@@ -30,6 +30,10 @@ class Row:
         return bool(self.trained) or (synchronized and not self.options.get("group_size"))
 
 
+ADAPTIVE = keras_norms.AdaptiveBatchNormalization
+GATE_STATE = ("moving_sample_mean", "moving_open_share")
+# On the batch of the conformance tests the gate opens in some steps and not in others.
+WIDE = dict(band=3.0, threshold=0.2)
 RENORM = keras_norms.BatchRenormalization
 RENORM_STATE = ("moving_mean", "moving_stddev", "step")
 BATCHLESS = keras_norms.BatchlessNormalization
@@ -38,6 +42,19 @@ STRONG = dict(mean_weight=0.1, variance_weight=0.2)
 RAMP = keras_norms.schedules.LinearRamp(1, 9, 1.0, 3.0)
 
 ROWS = {
+    "adaptive": Row(ADAPTIVE, WIDE, (8, 4, 3), ("moving_mean", "moving_variance", *GATE_STATE)),
+    "adaptive_average": Row(
+        ADAPTIVE,
+        dict(momentum=None, open_share_metric=True, **WIDE),
+        (8, 5),
+        ("moving_mean", "moving_variance", "step", *GATE_STATE),
+    ),
+    "adaptive_synchronized": Row(
+        ADAPTIVE,
+        dict(synchronized=True, **WIDE),
+        (8, 5),
+        ("moving_mean", "moving_variance", *GATE_STATE),
+    ),
     "batch": Row(keras_norms.BatchNormalization, {}, (8, 4, 3)),
     "batch_first": Row(keras_norms.BatchNormalization, dict(axis=1), (8, 4, 3, 2)),
     "batch_axes": Row(keras_norms.BatchNormalization, dict(axis=[1, 3]), (8, 4, 3, 2)),

@@ -36,6 +36,10 @@ RULES = {
     "skip_nonfinite_updates": _BOOL,
     "max_update": ("must be a positive number or None", _or_none(_is_positive)),
     "clipping_metrics": _BOOL,
+    "band": ("must be a finite number, at least 0", _at_least_zero),
+    "threshold": ("must be a number in [0, 1)", lambda value: is_number(value, 0, 1) and value < 1),
+    "open_share_metric": _BOOL,
+    "num_classes": ("must be a positive int", is_size),
     "nll_weight": ("must be a finite number, at least 0", _at_least_zero),
     "learning_rate_multiplier": ("must be a finite number above 0", _is_positive),
     "monitor": (
