@@ -46,12 +46,12 @@ ROWS = {
     "adaptive_average": Row(
         ADAPTIVE,
         dict(momentum=None, open_share_metric=True, **WIDE),
-        (8, 5),
+        (8, 4, 3),
         ("moving_mean", "moving_variance", "step", *GATE_STATE),
     ),
     "adaptive_synchronized": Row(
         ADAPTIVE,
-        dict(synchronized=True, **WIDE),
+        dict(synchronized=True, band=3.0, threshold=0.4),
         (8, 5),
         ("moving_mean", "moving_variance", *GATE_STATE),
     ),

@@ -52,6 +52,7 @@ def test_no_more_than_stock():
     stock, more = kept(keras.layers.BatchNormalization), kept(StockWithMoreWeights)
     assert kept(keras_norms.BatchlessNormalization) <= more
     for layer in (
+        keras_norms.AdaptiveBatchNormalization,
         keras_norms.BatchNormalization,
         keras_norms.BatchRenormalization,
         keras_norms.RegularizedBatchNormalization,

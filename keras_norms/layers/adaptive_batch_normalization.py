@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from keras_norms.arguments import require
+from keras_norms.arguments import plain, require
 from keras_norms.keras_api import add_moving_statistic, keras
 from keras_norms.layers.base import BatchNormalizationBase
 from keras_norms.layers.keras_2 import registered
@@ -122,7 +122,7 @@ class AdaptiveBatchNormalization(BatchNormalizationBase):
     def _check_build(self, axes):
         super()._check_build(axes)
         rule = "axis 0 is that of the samples, and cannot be a channel axis"
-        require(0 not in axes, self._owner, rule, axis=self.axis)
+        require(0 not in axes, self._owner, rule, axis=plain(self.axis))
 
     def _add_state(self, shape):
         super()._add_state(shape)

@@ -21,6 +21,7 @@ LAYERS = {
     "batch": (keras_norms.BatchNormalization, {}),
     "renorm": (keras_norms.BatchRenormalization, dict(r_max=RAMP, d_max=RAMP)),
     "regularized": (REGULARIZED, dict(mean_weight=0.2, variance_weight=RAMP)),
+    "adaptive": (keras_norms.AdaptiveBatchNormalization, dict(threshold=0.7)),
     "batchless": (keras_norms.BatchlessNormalization, dict(monitor=0.8)),
 }
 FACTOR = 3.0  # Of the losses that layers add, like a loss scale.

@@ -48,6 +48,7 @@ def layer_functions():
         ("BatchNormalization", dict(virtual_batch_size=4), WEIGHTS),
         ("BatchRenormalization", dict(r_max=1.1, d_max=0.1), WEIGHTS),
         ("RegularizedBatchNormalization", dict(mean_weight=0.3, variance_weight=0.2), None),
+        ("AdaptiveBatchNormalization", {}, WEIGHTS),
         ("BatchlessNormalization", {}, WEIGHTS),
     ):
         kept = {} if name == "BatchlessNormalization" else dict(momentum=1.0)
