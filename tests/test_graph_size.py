@@ -52,16 +52,21 @@ def test_a_plain_training_step_has_at_most_45_operations(options, shape, dtype):
 
 
 def test_a_step_of_other_layers_has_few_more_operations():
-    """With the default schedules of the one, and the losses that the others add."""
-    renorm, batchless, regularized = (
+    """With default schedules, the losses that layers add, and a gate with a state of its own."""
+    renorm, batchless, regularized, adaptive = (
         training_step(getattr(keras_norms, name)(), SHAPE)
         for name in (
             "BatchRenormalization",
             "BatchlessNormalization",
             "RegularizedBatchNormalization",
+            "AdaptiveBatchNormalization",
         )
     )
     assert len(renorm) <= 95 and len(batchless) <= 70 and len(regularized) <= 75
+    assert len(adaptive) <= 140
+    # The means of the samples are one more read.
+    passes = [op.type for op in adaptive if op.type.startswith("KerasNorms>")]
+    assert sorted(passes) == sorted([*PASSES, "KerasNorms>Moments"])
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -94,9 +94,9 @@ def assert_state(layer, oracle, dtype="float64"):
 @pytest.mark.parametrize("threshold", [0.0, 0.2])
 @pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
 def test_steps_open_and_close_the_gate(rng, momentum, threshold, masked):
-    layer = layer_with((None, None, 3), momentum=momentum, threshold=threshold)
-    oracle = Oracle(momentum, threshold=threshold)
-    gates = []
+    # With a band below 1 a sample in which nothing counts would be outside, if its mean were 0.
+    layer = layer_with((None, None, 3), momentum=momentum, threshold=threshold, band=0.9)
+    oracle, gates = Oracle(momentum, 0.9, threshold), []
     for x in batches(rng):
         mask = rng.uniform(0.1, 2.0, (6, 4)) * (rng.uniform(size=(6, 4)) < 0.7) if masked else None
         if masked:
