@@ -36,9 +36,9 @@ class AdaptiveBatchStandardization(keras.layers.Layer):
 
     Use it in a `tf.data` pipeline or as the first layer, to repeat or study the paper. Not as a
     replacement of batch normalization. The output of a sample depends on what else is in the batch,
-    and jumps where the batch fires. Replicas judge their own batches; in a `tf.data` pipeline, before
-    they are divided, it is the whole batch. For values of one sign, as in images, the lower bound never
-    acts with a `band` of 1 or more.
+    and jumps where the batch fires. Replicas judge their own batches; a `tf.data` pipeline judges
+    what it is given, before that is divided. For values of one sign, as in images, the lower bound
+    never acts with a `band` of 1 or more.
 
     Args:
         num_classes: how many classes there are, a positive int.

@@ -13,6 +13,7 @@ X = np.array([[1.0, 2.0], [2.0, 0.0], [4.0, 1.0], [9.0, -3.0]])
 KINDS = {
     "stock": keras.layers.BatchNormalization,
     "batch": keras_norms.BatchNormalization,
+    "adaptive": keras_norms.AdaptiveBatchNormalization,
     "sync": keras_norms.SyncBatchNormalization,
     "regularized": keras_norms.RegularizedBatchNormalization,
     "renorm": keras_norms.BatchRenormalization,
