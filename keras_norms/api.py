@@ -1,6 +1,6 @@
 """The public names, all of which need TensorFlow."""
 
-from keras_norms import callbacks, conversion, diagnostics, ops, schedules
+from keras_norms import callbacks, conversion, diagnostics, number_formats, ops, schedules
 from keras_norms.layers.adaptive_batch_normalization import AdaptiveBatchNormalization
 from keras_norms.layers.adaptive_batch_standardization import AdaptiveBatchStandardization
 from keras_norms.layers.batch_normalization import BatchNormalization
@@ -32,6 +32,7 @@ __all__ = [
     "initialize_statistics",
     "light_norm_cost",
     "native_status",
+    "number_formats",
     "ops",
     "schedules",
     "set_implementation",

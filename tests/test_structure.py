@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(keras_norms.__file__).parent
 GROUND = {"arguments", "files", "keras_api", "printable", "schedules", "version"}
 ROOMS = (
     {"ops"},
-    {"statistics"},
+    {"statistics", "number_formats"},
     {"layers"},
     {"models"},
     {"training", "diagnostics"},

@@ -130,7 +130,7 @@ def implementation_in_use():
 
 
 def kernels_in_use():
-    """Returns the module that computes `moments`, `sums` and `blend`, without gradients.
+    """Returns the module that computes `moments`, `sums`, `blend` and `rounded`, without gradients.
 
     For the forward pass of what brings a gradient of its own; others call `kernels.py`.
     """

@@ -52,6 +52,24 @@ def blend(operands):
     return _run("blend", operands) if has_gradient(operands) else reference.blend(operands)
 
 
+def rounded(x, axis, rounding, seed):
+    # A library of an earlier build has no such operation, and none has it for float64.
+    if x.dtype == tf.float64 or not hasattr(library.ops(), "keras_norms_round"):
+        return reference.rounded(x, axis, rounding, seed)
+    return library.ops().keras_norms_round(
+        x=x,
+        seed=_optional(seed),
+        exponent_bits=rounding.format.exponent_bits if rounding.format else 0,
+        mantissa_bits=rounding.format.mantissa_bits if rounding.format else 0,
+        rounding=rounding.rounding,
+        subnormals=rounding.subnormals,
+        axis=axis,
+        block_size=rounding.block_size or 0,
+        block_mantissa_bits=rounding.block_mantissa_bits or 0,
+        alignment=rounding.alignment,
+    )
+
+
 def _run(name, operands):
     tensors = {key: getattr(operands, key) for key in TENSORS[name]}
     activations = {key: tensors.pop(key) for key in ("u", "v", "weights")}

@@ -45,7 +45,7 @@ class GatedMomentsStatistic(SizedMomentsStatistic):
         self.center, self.band, self.threshold = center, band, threshold
 
     def local(self, x, *, axis, weights, segment_size):
-        moments = super().local(x, axis=axis, weights=weights, segment_size=segment_size)
+        moments, kept = super().local(x, axis=axis, weights=weights, segment_size=segment_size)
         means, counts = sample_means(x, weights)
         is_outside = tf.logical_and(counts, is_outside_band(means, self.center, self.band))
         of_samples = (
@@ -53,7 +53,8 @@ class GatedMomentsStatistic(SizedMomentsStatistic):
             tf.cast(counts, tf.float64),
             tf.where(counts, means, 0.0),
         )
-        return *moments, *(tf.reduce_sum(values, 0, keepdims=True) for values in of_samples)
+        sums = (tf.reduce_sum(values, 0, keepdims=True) for values in of_samples)
+        return (*moments, *sums), kept
 
     def merge(self, parts):
         *moments, outside, samples, total = parts
