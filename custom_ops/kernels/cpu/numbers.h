@@ -114,8 +114,11 @@ inline BFloat16 ToBFloat16(float value) {
 inline float ToFloat(Half value) {
   const uint32_t sign = uint32_t{value.bits & 0x8000u} << 16;
   const uint32_t magnitude = uint32_t{value.bits & 0x7fffu} << 13;
-  // The product puts the exponent right, for subnormal values too; 2^112 = 2^(127 - 15).
-  const uint32_t finite = FloatToBits(BitsToFloat(magnitude) * BitsToFloat(0x77800000));
+  // Normal: rebias by 112 = 127 - 15. Below 2^-14 the bits are a fraction: they are put behind 2^-14,
+  // which is then taken away. Threads may take subnormal numbers for 0, but this has none.
+  const uint32_t least = 113u << 23;
+  const uint32_t subnormal = FloatToBits(BitsToFloat(least + magnitude) - BitsToFloat(least));
+  const uint32_t finite = magnitude < (1u << 23) ? subnormal : magnitude + (112u << 23);
   const bool is_special = magnitude >= (0x7c00u << 13);
   return BitsToFloat(sign | (is_special ? magnitude | 0x7f800000 : finite));
 }
