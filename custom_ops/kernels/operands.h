@@ -1,4 +1,4 @@
-// The operands of the kernels by name, and the rules that their shapes obey.
+// The operands of moments, extremes, sums and blend by name, and the rules that their shapes obey.
 //
 // One copy of the rules for everyone who calls the kernels: shape functions, where sizes may still
 // be unknown, op kernels, XLA kernels and FFI handlers. A kernel is called only with shapes that

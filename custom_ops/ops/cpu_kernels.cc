@@ -4,6 +4,7 @@
 #include "ops/blend_kernel.h"
 #include "ops/extremes_kernel.h"
 #include "ops/moments_kernel.h"
+#include "ops/round_kernel.h"
 #include "ops/run_on_cpu.h"
 #include "ops/sums_kernel.h"
 
@@ -55,6 +56,15 @@ REGISTER_KERNEL_BUILDER(Name("KerasNorms>Blend")
                             .Device(tensorflow::DEVICE_CPU)
                             .TypeConstraint("T", kActivationTypes),
                         BlendOp<RunBlend>);
+
+void RunRound(tensorflow::OpKernelContext* context, const RoundArguments& arguments) {
+  RunOnCpu(context, arguments, RoundScratchCpu, RoundCpu);
+}
+
+REGISTER_KERNEL_BUILDER(Name("KerasNorms>Round")
+                            .Device(tensorflow::DEVICE_CPU)
+                            .TypeConstraint("T", kRoundTypes),
+                        RoundOp<RunRound>);
 
 }  // namespace
 }  // namespace keras_norms

@@ -11,6 +11,7 @@ XLA_FFI_DECLARE_HANDLER_SYMBOL(KerasNormsExtremesHost);
 XLA_FFI_DECLARE_HANDLER_SYMBOL(KerasNormsAddAtHost);
 XLA_FFI_DECLARE_HANDLER_SYMBOL(KerasNormsSumsHost);
 XLA_FFI_DECLARE_HANDLER_SYMBOL(KerasNormsBlendHost);
+XLA_FFI_DECLARE_HANDLER_SYMBOL(KerasNormsRoundHost);
 
 XLA_FFI_REGISTER_HANDLER(XLA_FFI_GetApi(), "keras_norms_moments", "Host", KerasNormsMomentsHost);
 XLA_FFI_REGISTER_HANDLER(XLA_FFI_GetApi(), "keras_norms_extremes", "Host",
@@ -18,5 +19,6 @@ XLA_FFI_REGISTER_HANDLER(XLA_FFI_GetApi(), "keras_norms_extremes", "Host",
 XLA_FFI_REGISTER_HANDLER(XLA_FFI_GetApi(), "keras_norms_add_at", "Host", KerasNormsAddAtHost);
 XLA_FFI_REGISTER_HANDLER(XLA_FFI_GetApi(), "keras_norms_sums", "Host", KerasNormsSumsHost);
 XLA_FFI_REGISTER_HANDLER(XLA_FFI_GetApi(), "keras_norms_blend", "Host", KerasNormsBlendHost);
+XLA_FFI_REGISTER_HANDLER(XLA_FFI_GetApi(), "keras_norms_round", "Host", KerasNormsRoundHost);
 
 #endif  // KERAS_NORMS_XLA_FFI

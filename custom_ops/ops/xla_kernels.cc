@@ -17,6 +17,7 @@
 #include "ops/xla_includes.h"
 #include "ops/xla_extremes.h"
 #include "ops/xla_math.h"
+#include "ops/xla_round.h"
 
 namespace keras_norms {
 namespace {
@@ -44,6 +45,7 @@ struct Operands {
 };
 
 // What is the same for all ops. How HLO computes them is in the derived classes.
+// What is the same for moments, sums and blend. How HLO computes them is in the derived classes.
 class XlaKernel : public tensorflow::XlaOpKernel {
  public:
   XlaKernel(tensorflow::OpKernelConstruction* construction, const Signature& signature)
@@ -284,6 +286,12 @@ class BlendXla : public XlaKernel {
   }
 };
 
+class RoundOnDevice : public RoundXla {
+ public:
+  explicit RoundOnDevice(tensorflow::OpKernelConstruction* construction)
+      : RoundXla(construction, CanCallCompiledKernels(construction->device_type())) {}
+};
+
 #define REGISTER(name, device, kernel)                                       \
   REGISTER_KERNEL_BUILDER(                                                   \
       Name(name).Device(device).TypeConstraint("T", kActivationTypes), kernel)
@@ -298,6 +306,10 @@ REGISTER("KerasNorms>Sums", "XLA_GPU_JIT", SumsXla);
 REGISTER("KerasNorms>Blend", "XLA_CPU_JIT", BlendXla);
 REGISTER("KerasNorms>Blend", "XLA_GPU_JIT", BlendXla);
 #undef REGISTER
+REGISTER_KERNEL_BUILDER(
+    Name("KerasNorms>Round").Device("XLA_CPU_JIT").TypeConstraint("T", kRoundTypes), RoundOnDevice);
+REGISTER_KERNEL_BUILDER(
+    Name("KerasNorms>Round").Device("XLA_GPU_JIT").TypeConstraint("T", kRoundTypes), RoundOnDevice);
 
 }  // namespace
 }  // namespace keras_norms

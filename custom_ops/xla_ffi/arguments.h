@@ -11,6 +11,7 @@
 #include "kernels/moments.h"
 #include "kernels/sums.h"
 #include "xla_ffi/decode.h"
+#include "xla_ffi/round_arguments.h"
 
 namespace keras_norms {
 

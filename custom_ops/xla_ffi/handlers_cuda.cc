@@ -47,3 +47,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsSumsCuda,
                               (Handle<SumsArguments, SumsScratchCuda, SumsCuda>), Binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsBlendCuda,
                               (Handle<BlendArguments, BlendScratchCuda, BlendCuda>), Binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsRoundCuda,
+                              (Handle<RoundArguments, RoundScratchCuda, RoundCuda>), Binding());

@@ -64,3 +64,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsSumsHost,
                               (Handle<SumsArguments, SumsScratchCpu, SumsCpu>), Binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsBlendHost,
                               (Handle<BlendArguments, BlendScratchCpu, BlendCpu>), Binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsRoundHost,
+                              (Handle<RoundArguments, RoundScratchCpu, RoundCpu>), Binding());

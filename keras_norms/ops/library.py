@@ -23,7 +23,7 @@ from keras_norms.version import __version__
 
 PACKAGE_FOLDER = Path(__file__).parent / "_native"
 _OPERATIONS = tuple(
-    f"keras_norms_{name}" for name in ("moments", "extremes", "add_at", "sums", "blend")
+    f"keras_norms_{name}" for name in ("moments", "extremes", "add_at", "sums", "blend", "round")
 )
 _lock = threading.Lock()
 _loaded: list["Library"] = []

@@ -53,8 +53,7 @@ def blend(operands):
 
 
 def rounded(x, axis, rounding, seed):
-    # A library of an earlier build has no such operation, and none has it for float64.
-    if x.dtype == tf.float64 or not hasattr(library.ops(), "keras_norms_round"):
+    if x.dtype == tf.float64:
         return reference.rounded(x, axis, rounding, seed)
     return library.ops().keras_norms_round(
         x=x,

@@ -2,12 +2,17 @@
 // loops, alone and with a pool of threads. Exit code 1 where one is wrong. The argument "short"
 // leaves out the large cases, for sanitizers that slow everything down.
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #include <cstring>
 #include <thread>
 
 #include "cpu/plan.h"
 #include "cpu/shared_work.h"
 #include "kernel_checks.h"
+#include "round_checks.h"
 
 namespace keras_norms {
 namespace {
@@ -196,6 +201,37 @@ int CheckConversions(DataType dtype) {
   return failures;
 }
 
+// The same on threads that take subnormal numbers for 0, as those of TensorFlow do: a float16 that is
+// subnormal is a normal float32. Threads begin with the mode of the thread that starts them.
+int CheckConversionsWithoutSubnormals() {
+#if defined(__SSE2__)
+  const unsigned mode = _mm_getcsr();
+  _mm_setcsr(mode | 0x8040);
+  const int failures = CheckConversions(DataType::kFloat16);
+  _mm_setcsr(mode);
+  return failures;
+#else
+  return 0;
+#endif
+}
+
+// Layouts that are a run of blocks, rows with a rest, planes; those past the caches as well.
+int CheckRounding(bool is_short) {
+  testing::RoundChecker checker(
+      [](const RoundArguments& arguments) { return Run(RoundScratchCpu, RoundCpu, arguments); });
+  for (const DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
+    checker.CheckAll(dtype, {31, 64, 1, 1, 31});
+    checker.CheckAll(dtype, {9, 37, 1, 1, 9}, 1);
+    checker.CheckAll(dtype, {2, 33, 19, 1, 2});
+    checker.CheckAll(dtype, {3, 5, 700, 1, 3});
+    checker.CheckAll(dtype, {0, 5, 3, 1, 0});
+    if (is_short) continue;
+    checker.CheckAll(dtype, {(4 << 20) / 64 / testing::SizeOf(dtype), 64, 1, 1, 1});
+    checker.CheckAll(dtype, {3, 70, 20000 / testing::SizeOf(dtype) * 2, 1, 3});
+  }
+  return checker.failures();
+}
+
 // The units of work cover an activation exactly, those larger than any test can allocate as well.
 int CheckUnits(ChannelLayout layout, bool may_fold) {
   const KERAS_NORMS_LEVEL::Plan plan(layout, may_fold, 256);
@@ -271,7 +307,8 @@ int Main(bool is_short) {
     failures += CheckStreams(dtype, {images, 64, 196, 1, images}, true, 0);
     failures += CheckStreams(dtype, {images / 4, 64, 784, 1, images / 4}, false, 0);
   }
-  failures += CheckConversions(DataType::kFloat16) + CheckConversions(DataType::kBFloat16);
+  failures += CheckConversions(DataType::kFloat16) + CheckConversions(DataType::kBFloat16) +
+              CheckConversionsWithoutSubnormals() + CheckRounding(is_short);
   const int64_t large = (int64_t{1} << 31) + 64;
   failures += CheckEmpty({64 * large, 0, 1, 1, 64 * large}) + CheckEmpty({large, 3, 0, 1, large}) +
               CheckEmpty({0, 3, 64 * large, 1, 0});

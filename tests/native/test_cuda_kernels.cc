@@ -10,6 +10,7 @@
 #include "cuda/variant.h"
 #include "cuda/walk.h"
 #include "kernel_checks.h"
+#include "round_checks.h"
 
 namespace keras_norms {
 namespace {
@@ -99,6 +100,18 @@ int CheckLargeSizes() {
   return failures;
 }
 
+int CheckRounding() {
+  testing::RoundChecker checker(
+      [](const RoundArguments& arguments) { return Run(RoundScratchCuda, RoundCuda, arguments); });
+  for (const DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
+    checker.CheckAll(dtype, {40, 32, 1, 1, 40});
+    checker.CheckAll(dtype, {5, 37, 1, 1, 5}, 1);
+    checker.CheckAll(dtype, {2, 9, 19, 1, 2});
+    checker.CheckAll(dtype, {0, 5, 3, 1, 0});
+  }
+  return checker.failures();
+}
+
 int Main(bool is_short) {
   testing::Checker checker(kKernels);
   bool is_even = true;
@@ -109,7 +122,8 @@ int Main(bool is_short) {
     checker.Check(given, is_even ? DataType::kFloat16 : DataType::kBFloat16);
     is_even = !is_even;
   }
-  const int failures = checker.failures() + (is_short ? 0 : CheckLargeSizes());
+  const int failures =
+      checker.failures() + CheckRounding() + (is_short ? 0 : CheckLargeSizes());
   std::printf("%d kernel calls checked, %d failures\n", checker.checks(), failures);
   return failures == 0 ? 0 : 1;
 }

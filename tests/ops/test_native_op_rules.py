@@ -15,6 +15,7 @@ from keras_norms.ops import library
 pytestmark = pytest.mark.each_tensorflow
 
 MOMENTS, SUMS, BLEND = "keras_norms_moments", "keras_norms_sums", "keras_norms_blend"
+ROUND = "keras_norms_round"
 X = dict(x=(2, 3, 4), axis=2)
 UV = dict(u=[(2, 3, 4)], v=[(2, 3, 4)], axis=2)
 ROWS = "weights must have the shape of the activation, with 1 on the channel axis. Received: "
@@ -66,16 +67,41 @@ WRONG = {
         dict(v=[(2, 4)], b=[(4,)], c=[(4,), (4,)], axis=1),
         "c must be one tensor or none. Received: num_c=2.",
     ),
+    "round_rank": (
+        ROUND,
+        dict(x=(3,), axis=0),
+        "KerasNorms>Round: x must have rank 2 or more, and `axis` must lie in it. Received: "
+        "axis=0, x.shape=[3].",
+    ),
+    "format": (
+        ROUND,
+        dict(x=(2, 4), axis=1, exponent_bits=9, mantissa_bits=5),
+        "a format has 2 to 8 exponent_bits and 1 to 23 mantissa_bits. Received: exponent_bits=9, "
+        "mantissa_bits=5.",
+    ),
+    "block": (
+        ROUND,
+        dict(x=(2, 4), axis=1, block_size=2, block_mantissa_bits=1),
+        "block_size must not be negative, and blocks have 2 to 24 block_mantissa_bits. Received: "
+        "block_size=2, block_mantissa_bits=1.",
+    ),
+    "no_seed": (
+        ROUND,
+        dict(x=(2, 4), axis=1, exponent_bits=5, mantissa_bits=5, rounding="stochastic"),
+        "stochastic rounding needs a scalar seed, and only that. Received: seed.shape=none.",
+    ),
 }
 # Already seen when the graph is built, whatever is known of the shapes.
 SEEN_WITHOUT_SHAPES = {
     *("segments", "unweighted", "nothing", "two"),
     *("scale_without_v", "shift_with_u", "shift_alone", "no_sums"),
+    *("format", "block", "no_seed"),
 }
 LISTS = {
     MOMENTS: ["weights"],
     SUMS: ["u", "v", "center", "scale", "shift", "weights"],
     BLEND: ["u", "v", "a", "b", "c", "center", "weights"],
+    ROUND: ["seed"],
 }
 
 
@@ -200,7 +226,7 @@ REGISTERED = """
     for path in sys.argv[1:]:
         tf.load_op_library(path)
         found.append([])
-        for op in ("Moments", "Sums", "Blend"):
+        for op in ("Moments", "Sums", "Blend", "Round"):
             for kernel in kernels.get_registered_kernels_for_op("KerasNorms>" + op).kernel:
                 (dtypes,) = [c.allowed_values.list.type for c in kernel.constraint if c.name == "T"]
                 found[-1] += [(op, kernel.device_type, tf.as_dtype(t).name) for t in dtypes]
@@ -211,7 +237,11 @@ REGISTERED = """
 def expected_kernels(*devices):
     dtypes = ["bfloat16", "float16", "float32", "float64"]
     return sorted(
-        [op, d, t] for op in ("Moments", "Sums", "Blend") for d in devices for t in dtypes
+        [op, d, t]
+        for op in ("Moments", "Sums", "Blend", "Round")
+        for d in devices
+        for t in dtypes
+        if (op, t) != ("Round", "float64")
     )
 
 

@@ -7,6 +7,7 @@
 #include "../blend.h"
 #include "../extremes.h"
 #include "../moments.h"
+#include "../round.h"
 #include "../sums.h"
 
 namespace keras_norms {
@@ -21,6 +22,8 @@ namespace keras_norms {
   void SumsCpu(const SumsArguments& arguments, void* scratch, const ThreadPool&);        \
   int64_t BlendScratchCpu(const BlendArguments& arguments);                              \
   void BlendCpu(const BlendArguments& arguments, void* scratch, const ThreadPool&);      \
+  int64_t RoundScratchCpu(const RoundArguments& arguments);                              \
+  void RoundCpu(const RoundArguments& arguments, void* scratch, const ThreadPool&);      \
   }
 
 KERAS_NORMS_DECLARE(baseline)
@@ -36,10 +39,11 @@ struct Level {
   decltype(&baseline::ExtremesCpu) extremes;
   decltype(&baseline::SumsCpu) sums;
   decltype(&baseline::BlendCpu) blend;
+  decltype(&baseline::RoundCpu) round;
 };
 
 #define KERAS_NORMS_LEVEL_OF(level) \
-  {level::MomentsCpu, level::ExtremesCpu, level::SumsCpu, level::BlendCpu}
+  {level::MomentsCpu, level::ExtremesCpu, level::SumsCpu, level::BlendCpu, level::RoundCpu}
 
 Level Choose() {
 #if defined(__x86_64__)
@@ -81,6 +85,9 @@ int64_t SumsScratchCpu(const SumsArguments& arguments) {
 int64_t BlendScratchCpu(const BlendArguments& arguments) {
   return baseline::BlendScratchCpu(arguments);
 }
+int64_t RoundScratchCpu(const RoundArguments& arguments) {
+  return baseline::RoundScratchCpu(arguments);
+}
 
 void MomentsCpu(const MomentsArguments& arguments, void* scratch, const ThreadPool& pool) {
   Chosen().moments(arguments, scratch, pool);
@@ -93,6 +100,9 @@ void SumsCpu(const SumsArguments& arguments, void* scratch, const ThreadPool& po
 }
 void BlendCpu(const BlendArguments& arguments, void* scratch, const ThreadPool& pool) {
   Chosen().blend(arguments, scratch, pool);
+}
+void RoundCpu(const RoundArguments& arguments, void* scratch, const ThreadPool& pool) {
+  Chosen().round(arguments, scratch, pool);
 }
 
 }  // namespace keras_norms
