@@ -77,8 +77,7 @@ def test_random_patterns_of_64_bits(rng, rounding, subnormals):
         check(x, "float64", target, rounding, subnormals)
 
 
-@BOTH
-def test_ten_million_patterns(rng):
+def test_ten_million_patterns(native, rng):
     check(random_patterns(rng, 10**7), "float32", FORMATS["fp10_154"], "nearest_even", True)
 
 
@@ -99,9 +98,9 @@ def test_stochastic_values_are_neighbours(rng, dtype):
 @pytest.mark.parametrize("subnormals", [True, False])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_both_draw_the_same_random_numbers(native, rng, dtype, subnormals):
-    x = random_patterns(rng, 200_003) if dtype == "float32" else all_patterns(dtype)
+    x = random_patterns(rng, 50_003) if dtype == "float32" else all_patterns(dtype)
     for target in TARGETS:
-        for seed in (0, 5, -(2**40)):
+        for seed in (5, -(2**40)):
             found = []
             for name in ("native", "reference"):
                 with keras_norms.implementation(name):
