@@ -1,9 +1,9 @@
 // The arithmetic of rounding, its only copy in C++: integers on the bit patterns of float32.
 //
-// A pattern without its sign, read as an integer, grows with the value, and adding a unit in the last
-// place carries into the exponent as it should. Nothing is computed with the values themselves,
-// which threads may take for 0 where they are subnormal. I is int32_t or a vector of them, U the
-// same unsigned; a condition is a bool, or a vector of 0 and -1.
+// A pattern without its sign, read as an integer, grows with the value, and adding a unit in the
+// last place carries into the exponent as it should. Nothing is computed with the values
+// themselves, which threads may take for 0 where they are subnormal. I is int32_t or a vector of
+// them, U the same unsigned; a condition is a bool, or a vector of 0 and -1.
 
 #ifndef KERAS_NORMS_KERNELS_ROUNDING_MATH_H_
 #define KERAS_NORMS_KERNELS_ROUNDING_MATH_H_

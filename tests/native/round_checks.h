@@ -70,7 +70,7 @@ class RoundChecker {
     wrong += std::memcmp(x.data(), y.data(), x.size() * SizeOf(dtype)) != 0;
     if (wrong == 0) return;
     ++failures_;
-    std::printf("round: %d wrong of %lld x %lld x %lld, %s, format %lld.%lld mode %d, blocks %lld\n",
+    std::printf("round: %d wrong of %lld x %lld x %lld, %s, format %lld.%lld mode %d, block %lld\n",
                 wrong, static_cast<long long>(layout.rows), static_cast<long long>(layout.channels),
                 static_cast<long long>(layout.inner), NameOf(dtype),
                 static_cast<long long>(options.exponent_bits),

@@ -65,7 +65,8 @@ struct Rounder {
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads) RoundValues(Rounder<T> rounder, int64_t size) {
   const int64_t stride = static_cast<int64_t>(GridSize().x) * kThreads * kWidth;
-  const int64_t start = (static_cast<int64_t>(BlockIndex().x) * kThreads + ThreadIndex().x) * kWidth;
+  const int64_t start =
+      (static_cast<int64_t>(BlockIndex().x) * kThreads + ThreadIndex().x) * kWidth;
   for (int64_t position = start; position < size; position += stride) {
     Values<T, kWidth> step;
     step.Load(rounder.x + position);
