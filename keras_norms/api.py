@@ -6,6 +6,7 @@ from keras_norms.layers.adaptive_batch_standardization import AdaptiveBatchStand
 from keras_norms.layers.batch_normalization import BatchNormalization
 from keras_norms.layers.batch_renormalization import BatchRenormalization
 from keras_norms.layers.batchless_normalization import BatchlessNormalization
+from keras_norms.layers.light_normalization import LightNormalization
 from keras_norms.layers.range_batch_normalization import RangeBatchNormalization
 from keras_norms.layers.regularized_batch_normalization import RegularizedBatchNormalization
 from keras_norms.layers.sync_batch_normalization import SyncBatchNormalization
@@ -20,6 +21,7 @@ __all__ = [
     "BatchNormalization",
     "BatchRenormalization",
     "BatchlessNormalization",
+    "LightNormalization",
     "NativeStatus",
     "RangeBatchNormalization",
     "RegularizedBatchNormalization",

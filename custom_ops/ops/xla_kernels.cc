@@ -201,7 +201,8 @@ class AddAtXla : public tensorflow::XlaOpKernel {
   void Compile(XlaOpKernelContext* context) override {
     const XlaOp y = context->Input(0);
     const auto list = [&](int i) {
-      return xla::Reshape(context->Input(i), {context->InputShape(i).num_elements()});
+      const xla::Shape shape = *context->builder()->GetShape(context->Input(i));
+      return xla::Reshape(context->Input(i), {xla::ShapeUtil::ElementsIn(shape)});
     };
     const XlaOp values = list(1), high_at = list(2), low_at = list(3);
     context->SetOutput(0, calls_compiled_kernels_

@@ -47,7 +47,7 @@ def light(title, **options):
 
 def light_part(title, **options):
     """LightNorm with all but one of its parts switched off."""
-    off = dict(statistic="moments", number_format=None, gradient_format=None, block_size=None)
+    off = dict(range_constant=None, number_format=None, gradient_format=None, block_size=None)
     return light(title, **(off | options))
 
 

@@ -147,7 +147,8 @@ class BatchNormalizationBase(ChannelNormalization):
         Vectors are float64.
         """
         del state
-        inverse_stddev = tf.math.rsqrt(statistics.variance + self.epsilon)
+        spread = self.kept.of_batch(statistics, self.epsilon)
+        inverse_stddev = self.kept.inverse_stddev(spread, self.epsilon)
         scale = inverse_stddev if gamma is None else gamma * inverse_stddev
         return scale, statistics.mean, beta
 
@@ -158,7 +159,7 @@ class BatchNormalizationBase(ChannelNormalization):
     def _stored(self, state):
         """What inference reads of the state, by the names that it has in the batch's statistics."""
         mean, spread = (tf.cast(state[name], tf.float64) for name in self.kept.names)
-        return {"mean": mean, "variance": self.kept.variance(spread, self.epsilon)}
+        return self.kept.as_statistics(mean, spread, self.epsilon)
 
     def _updated(self, state, statistics, enabled):
         """The new state by name, without the step. `enabled` is None or a bool tensor."""

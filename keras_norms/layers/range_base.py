@@ -13,9 +13,10 @@ from keras_norms.statistics.ranges import RANGE_CONSTANTS, RangesStatistic
 
 
 class RangeNormalizationBase(BatchNormalizationBase):
-    """See `RangeBatchNormalization`, whose arguments these are."""
+    """See `RangeBatchNormalization`, whose arguments these are.
 
-    kept = MOVING_SCALE
+    A layer may do without ranges: it then has no `range_constant`, and is batch normalization here.
+    """
 
     def __init__(
         self,
@@ -31,44 +32,35 @@ class RangeNormalizationBase(BatchNormalizationBase):
         self.num_chunks = num_chunks
         self.range_constant = range_constant
         check_arguments(self, argument_names(RangeNormalizationBase), self._owner)
-        self._check_range_constant()
+        if range_constant is not None:
+            check_choice(self, "range_constant", tuple(RANGE_CONSTANTS), self._owner)
+            rule = "a range stands for a deviation, so `unbiased_moving_variance` must be False"
+            is_unbiased = self.unbiased_moving_variance
+            require(not is_unbiased, self._owner, rule, unbiased_moving_variance=is_unbiased)
 
-    def _check_range_constant(self):
-        check_choice(self, "range_constant", tuple(RANGE_CONSTANTS), self._owner)
-        rule = "a range stands for a deviation, so `unbiased_moving_variance` must be False"
-        value = self.unbiased_moving_variance
-        require(not value, self._owner, rule, unbiased_moving_variance=value)
+    @property
+    def kept(self):
+        return super().kept if self.range_constant is None else MOVING_SCALE
 
     def _statistic(self, state):
-        del state
+        if self.range_constant is None:
+            return super()._statistic(state)
         return RangesStatistic(self.num_chunks, self.range_constant)
 
-    def _affine(self, state, statistics, gamma=None, beta=None):
-        del state
-        inverse_scale = 1.0 / (statistics.deviation + self.epsilon)
-        scale = inverse_scale if gamma is None else gamma * inverse_scale
-        return scale, statistics.mean, beta
-
-    def _stored(self, state):
-        mean, spread = (tf.cast(state[name], tf.float64) for name in self.kept.names)
-        return {"mean": mean, "deviation": spread - self.epsilon}
-
     def _viewed(self, inputs, mask):
-        if mask is not None:
+        if mask is not None and self.range_constant is not None:
             mask = tf.convert_to_tensor(mask)
-            self._check_mask(mask)
+            rule = (
+                "an extreme cannot count in part, so a mask must hold bools or the integers 0 and "
+                "1; cast weights that are 0 or 1 to bool"
+            )
+            require(not mask.dtype.is_floating, self._owner, rule, dtype=mask.dtype.name)
         return super()._viewed(inputs, mask)
-
-    def _check_mask(self, mask):
-        rule = (
-            "an extreme cannot count in part, so a mask must hold bools or the integers 0 and 1; "
-            "cast weights that are 0 or 1 to bool"
-        )
-        require(not mask.dtype.is_floating, self._owner, rule, dtype=mask.dtype.name)
 
     def _advise(self, shape, axis):
         super()._advise(shape, axis)
-        self._check_chunks(shape, axis)
+        if self.range_constant is not None:
+            self._check_chunks(shape, axis)
 
     def _check_chunks(self, shape, axis):
         """Raises if a chunk would have a single value, where the sizes are known."""

@@ -31,6 +31,11 @@ RULES = {
     "synchronized": _BOOL,
     "group_size": _SIZE,
     "virtual_batch_size": _SIZE,
+    "block_size": _SIZE,
+    "mantissa_bits": (
+        "must be None or an int in [2, 24]",
+        _or_none(lambda value: is_int(value) and 2 <= value <= 24),
+    ),
     "num_chunks": ("must be an int above 0", is_size),
     "unbiased_moving_variance": _BOOL,
     "skip_nonfinite_updates": _BOOL,
