@@ -23,6 +23,7 @@ import keras_norms
 LAYERS = {
     "BN": keras_norms.BatchNormalization,
     "Range": keras_norms.RangeBatchNormalization,
+    "Light": keras_norms.LightNormalization,
     "ABN": keras_norms.AdaptiveBatchNormalization,
     "BRN": keras_norms.BatchRenormalization,
     "RBN": keras_norms.RegularizedBatchNormalization,

@@ -249,9 +249,10 @@ class RoundXla : public tensorflow::XlaOpKernel {
         number("block_mantissa_bits", options_.block_mantissa_bits),
         "subnormals = ", options_.subnormals ? "true" : "false",
         ", second_largest = ", options_.second_largest ? "true" : "false", "}");
+    // In the memory of x, which XLA copies if somebody else needs it.
     return xla::CustomCallWithLayout(
         x.builder(), "keras_norms_round", ops, shape, shapes, attributes,
-        /*has_side_effect=*/false, /*output_operand_aliasing=*/{}, /*literal=*/nullptr,
+        /*has_side_effect=*/false, {{{}, {0, {}}}}, /*literal=*/nullptr,
         xla::CustomCallSchedule::SCHEDULE_NONE,
         xla::CustomCallApiVersion::API_VERSION_TYPED_FFI);
 #else

@@ -93,8 +93,7 @@ class BatchNormalizationBase(ChannelNormalization):
         training = self._mode(training)
         parameters = self._read_parameters()
         if training is False:
-            scale, center, shift = self._inference_affine(self._read_state(), **parameters)
-            return restore(blend(v=x, b=scale, c=shift, center=center, axis=axis, weights=weights))
+            return restore(self._infer(x, self._read_state(), parameters, axis, weights))
         enabled = None if training is True else training
         self._advise(x.shape.as_list(), axis)
         run = run_of(self, self._owner)
@@ -108,6 +107,7 @@ class BatchNormalizationBase(ChannelNormalization):
             weights=weights,
             segment_size=self.virtual_batch_size,
             group=self._group(),
+            write=self._writer(axis, weights),
         )
         updated = run.once(self._update, state, statistics, enabled)
         self._use_extras(run, state, updated, statistics, extras, enabled)
@@ -166,6 +166,15 @@ class BatchNormalizationBase(ChannelNormalization):
         old = [state[name] for name in self.kept.names]
         new = self._moving_average(state).updated(*old, statistics, enabled)
         return dict(zip(self.kept.names, new, strict=True))
+
+    def _infer(self, x, state, parameters, axis, weights):
+        """`y` of inference."""
+        scale, center, shift = self._inference_affine(state, **parameters)
+        return blend(v=x, b=scale, c=shift, center=center, axis=axis, weights=weights)
+
+    def _writer(self, axis, weights):
+        """How training computes `y`; see `normalize_batch`."""
+        del axis, weights
 
     def _use_extras(self, run, state, updated, statistics, extras, enabled):
         """Takes what `_affine` returned beyond the vectors, for a loss or a metric of the `Run`."""

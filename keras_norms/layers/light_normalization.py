@@ -28,7 +28,8 @@ class LightNormalization(RangeNormalizationBase):
         x_hat  = Q((x - mean) / scale),       mean and scale as in `RangeBatchNormalization`
         y      = B(Q(gamma * x_hat + beta))
 
-    Gradients pass straight through `B` and `Q`. Those of `y` and of `x` are themselves rounded to
+    Gradients pass straight through `B` and `Q`: they are those of `RangeBatchNormalization` at the
+    rounded x and gamma. The gradients of `y` and of `x` are themselves rounded to
     `gradient_format`, in blocks too. Statistics, weights and their gradients are not rounded.
     Training and inference, and `trainable = False`, round alike; inference uses `moving_mean` and
     `moving_scale`, which the published code does not have.
@@ -138,39 +139,63 @@ class LightNormalization(RangeNormalizationBase):
         super()._add_state(shape)
 
     def _read_parameters(self):
-        """None: gamma and beta come after what is normalized is rounded."""
-        return {}
+        """With gamma in blocks."""
+        parameters = super()._read_parameters()
+        if self.scale:
+            parameters["gamma"] = rounded(parameters["gamma"][tf.newaxis], 1, self._in_blocks)[0]
+        return parameters
 
     def _viewed(self, inputs, mask):
         x, weights, axis, restore = super()._viewed(inputs, mask)
-        of_values = self._rounding(self.number_format)
-        in_blocks = self._in_blocks(of_values, self.mantissa_bits)
-        of_gradients = self._in_blocks(self._rounding(self.gradient_format))
+        x = rounded(x, axis, self._in_blocks, self._of_gradients)
+        return x, weights, axis, lambda y: restore(rounded(y, axis, None, self._of_gradients))
 
-        def finish(x_hat):
-            y = self._scaled(rounded(x_hat, axis, of_values), axis, in_blocks)
-            return restore(rounded(y, axis, in_blocks, of_gradients))
+    def _affine(self, state, statistics, gamma=None, beta=None):
+        """With the inverse scale as an extra, for `x_hat`."""
+        inverse_scale, *_ = super()._affine(state, statistics)
+        scale = inverse_scale if gamma is None else gamma * inverse_scale
+        return scale, statistics.mean, beta, inverse_scale
 
-        return rounded(x, axis, in_blocks, of_gradients), weights, axis, finish
+    def _infer(self, x, state, parameters, axis, weights):
+        inverse_scale, center, _ = self._inference_affine(state)
+        return self._writer(axis, weights)(x, center, inverse_scale, **parameters)
 
-    def _scaled(self, x_hat, axis, in_blocks):
-        """`gamma * x_hat + beta`, with gamma in blocks."""
-        parameters = super()._read_parameters()
-        if not parameters:
-            return x_hat
-        gamma = parameters.get("gamma")
-        if gamma is None:
-            gamma = tf.ones_like(parameters["beta"])
-        else:
-            gamma = rounded(gamma[tf.newaxis], 1, in_blocks)[0]
-        return blend(v=x_hat, b=gamma, c=parameters.get("beta"), axis=axis)
+    def _writer(self, axis, weights):
+        def write(x, center, inverse_scale, gamma=None, beta=None):
+            size = self.virtual_batch_size if center.shape.rank == 2 else None
+            layout = dict(axis=axis, weights=weights, segment_size=size)
+            x_hat = blend(v=x, b=inverse_scale, center=center, **layout)
+            x_hat = rounded(x_hat, axis, self._of_values)
+            if gamma is None and beta is None:
+                y = x_hat
+            else:
+                gamma = tf.ones_like(beta) if gamma is None else gamma
+                y = blend(v=x_hat, b=gamma, c=beta, axis=axis)
+            return rounded(y, axis, self._in_blocks)
+
+        return write
+
+    @property
+    def _of_values(self):
+        """How single values are rounded, or None."""
+        return self._rounding(self.number_format)
+
+    @property
+    def _in_blocks(self):
+        """How activations and gamma are."""
+        return self._with_blocks(self._of_values, self.mantissa_bits)
+
+    @property
+    def _of_gradients(self):
+        """How gradients of activations are."""
+        return self._with_blocks(self._rounding(self.gradient_format))
 
     def _rounding(self, number_format):
         if number_format is None:
             return None
         return Rounding(format_of(number_format, self._owner), self.rounding)
 
-    def _in_blocks(self, rounding, mantissa_bits=None):
+    def _with_blocks(self, rounding, mantissa_bits=None):
         """The same and blocks, whose width is that of the format where none is given."""
         if self.block_size is None or (rounding is None and mantissa_bits is None):
             return rounding

@@ -10,6 +10,7 @@ least one.
 import math
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from keras_norms.ops.layout import full_shape, rows_per_segment
@@ -67,6 +68,18 @@ def extremes(x, *, axis, chunks, weights=None, segment_size=None):
     if segment_size is None:
         return found
     return Extremes(*(tf.reshape(v, [-1, chunks, *full_shape(v)[1:]]) for v in found))
+
+
+def known_counts(x, axis, weights, segment_size, chunks):
+    """`count` of `Extremes`, `[chunks, 1]`, where the sizes of `x` say it already; else None."""
+    sizes = [size for a, size in enumerate(x.shape) if a != axis]
+    if weights is not None or segment_size is not None or None in sizes:
+        return None
+    positions = math.prod(sizes)
+    used = max(1, min(chunks, positions // 2))
+    short, longer = divmod(positions, used)
+    counts = [short + (run < longer) if run < used else 0 for run in range(chunks)]
+    return np.array(counts, float)[:, np.newaxis]
 
 
 def add_at(x, values, high_at, low_at):

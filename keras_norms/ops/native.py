@@ -52,8 +52,13 @@ def blend(operands):
     return _run("blend", operands) if has_gradient(operands) else reference.blend(operands)
 
 
+def rounds_straight_through(x):
+    """Whether the operation of `rounded` has a gradient, that of the identity."""
+    return x.dtype != tf.float64
+
+
 def rounded(x, axis, rounding, seed):
-    if x.dtype == tf.float64:
+    if not rounds_straight_through(x):
         return reference.rounded(x, axis, rounding, seed)
     return library.ops().keras_norms_round(
         x=x,

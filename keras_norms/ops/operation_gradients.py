@@ -49,6 +49,11 @@ def _add_at(op, dy):
     return dy, tf.cast(of_values, values.dtype), None, None
 
 
+@tf.RegisterGradient("KerasNorms>Round")
+def _round(op, dy):
+    return [dy, *[None for _ in op.inputs[1:]]]
+
+
 @tf.RegisterGradient("KerasNorms>Sums")
 def _sums(op, *gradients):
     inputs = _inputs(op, "sums")

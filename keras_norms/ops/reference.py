@@ -19,10 +19,19 @@ import tensorflow as tf
 
 from keras_norms.ops.extremes import add_at, extremes
 from keras_norms.ops.layout import expand_vector
-from keras_norms.ops.reference_rounding import rounded as rounded
+from keras_norms.ops.reference_rounding import rounded, rounds_straight_through
 from keras_norms.ops.totals import count_of, total_of
 
-__all__ = ["add_at", "blend", "extremes", "has_gradient", "moments", "sums"]
+__all__ = [
+    "add_at",
+    "blend",
+    "extremes",
+    "has_gradient",
+    "moments",
+    "rounded",
+    "rounds_straight_through",
+    "sums",
+]
 
 
 def has_gradient(operands):

@@ -56,22 +56,36 @@ def rounded(x, axis, forward, backward=None, seed=None):
         seed: scalar int64 tensor, for stochastic rounding; None draws one from TensorFlow's global
             generator whenever it is run.
     """
-    if forward is None and backward is None:
-        return tf.identity(x)
     if seed is None and any(r is not None and r.is_stochastic for r in (forward, backward)):
         seed = tf.random.uniform([], tf.int64.min, tf.int64.max, tf.int64)
+    y = tf.identity(x) if forward is None else _straight_through(x, axis, forward, seed)
+    return y if backward is None else _with_rounded_gradient(y, axis, backward, seed)
+
+
+def _straight_through(x, axis, rounding, seed):
+    """`x` rounded, with the gradient of the identity."""
+    if kernels_in_use().rounds_straight_through(x):
+        return _run(x, axis, rounding, seed)
 
     @tf.custom_gradient
-    def straight_through(x):
-        y = tf.identity(x) if forward is None else _run(x, axis, forward, seed)
+    def op(x):
+        return _run(x, axis, rounding, seed), lambda dy: dy
 
+    return op(x)
+
+
+def _with_rounded_gradient(x, axis, rounding, seed):
+    """`x` itself, whose gradient is rounded."""
+
+    @tf.custom_gradient
+    def op(x):
         def gradient(dy):
             own = None if seed is None else tf.bitwise.bitwise_xor(seed, _SEED_OF_GRADIENT)
-            return rounded(dy, axis, backward, backward, own)
+            return rounded(dy, axis, rounding, rounding, own)
 
-        return y, gradient
+        return tf.identity(x), gradient
 
-    return straight_through(x)
+    return op(x)
 
 
 def _run(x, axis, rounding, seed):

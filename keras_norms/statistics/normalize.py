@@ -39,6 +39,7 @@ def normalize_batch(
     weights=None,
     segment_size=None,
     group=ALONE,
+    write=None,
 ):
     """Normalizes with statistics of the batch: `y = scale * (x - center) + shift`.
 
@@ -64,6 +65,8 @@ def normalize_batch(
         weights: None, or constants as `row_weights` makes them.
         segment_size: None, or rows per virtual batch. Vectors then are `[segments, channels]`.
         group: the replicas that share statistics. Defaults to this replica alone.
+        write: None for `blend`, or `write(x, center, *extras, **parameters)`, which returns `y`
+            as something near it, such as with rounded steps. The gradient is that of `blend`.
 
     Returns:
         `Normalized(y, statistics, extras)`.
@@ -104,7 +107,10 @@ def normalize_batch(
         parts, extra_sum = _exchange(statistic, own_parts, extra, group)
         forward = statistic.finish(parts)
         vectors, extras = affine(forward, extra_sum, values)
-        y = kernels_in_use().blend(Operands(v=x, **_roles(vectors), **layout))
+        if write is None:
+            y = kernels_in_use().blend(Operands(v=x, **_roles(vectors), **layout))
+        else:
+            y = write(x, vectors[1], *extras, **dict(zip(names, values, strict=True)))
 
         def gradient(dy, *gradients):
             extras_gradients = gradients[len(forward) :]

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_norms.ops.choice import kernels_in_use
+from keras_norms.ops.extremes import known_counts
 from keras_norms.statistics.moments import Pullback
 
 # E[range of n values] / stddev of normal values is, but for 4e-6 of it, a polynomial in
@@ -81,9 +82,12 @@ class RangesStatistic(NamedTuple):
     def local(self, x, *, axis, weights, segment_size):
         layout = dict(axis=axis, weights=weights, segment_size=segment_size)
         found = kernels_in_use().extremes(x, chunks=self.num_chunks, **layout)
-        factors = self._factors(found.count)
-        count = tf.reduce_sum(found.count, -2)
-        mean = tf.math.divide_no_nan(tf.reduce_sum(found.count * found.mean, -2), count)
+        # Where they are known before, TensorFlow computes with counts once, not in every step.
+        counts = known_counts(x, axis, weights, segment_size, self.num_chunks)
+        counts = found.count if counts is None else tf.constant(counts)
+        factors = self._factors(counts)
+        count = tf.reduce_sum(counts, -2)
+        mean = tf.math.divide_no_nan(tf.reduce_sum(counts * found.mean, -2), count)
         # A batch that is not finite has no range.
         deviations = tf.reduce_sum(factors * (found.high - found.low), -2) + (mean - mean)
         chunks = tf.reduce_sum(tf.cast(factors > 0.0, tf.float64), -2)

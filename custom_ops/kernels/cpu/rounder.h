@@ -134,6 +134,7 @@ struct Rounder {
       }();
       if (HoldsInAll(IsPlain(magnitude, format.normal))) {
         magnitude = PlainToFormat<kMode>(magnitude, format, random_bits);
+        return Values<I>{sign, magnitude, true};  // No smaller than normal, or 0.
       } else {
         magnitude = AnyToFormat<kMode>(magnitude, format, random_bits);
       }
@@ -144,7 +145,8 @@ struct Rounder {
   KERAS_NORMS_INLINE auto ReadForBlock(Group group, const T* from, int64_t position,
                                        bool known_plain = false) const {
     const auto values = Read(group, from, position);
-    const bool is_plain = known_plain || HoldsInAll(IsPlain(values.magnitude, kImplicitOne));
+    const bool is_plain = values.is_plain || known_plain ||
+                          HoldsInAll(IsPlain(values.magnitude, kImplicitOne));
     return decltype(Read(group, from, position)){values.sign, values.magnitude, is_plain};
   }
   template <typename Group, typename I>
