@@ -213,23 +213,6 @@ KERAS_NORMS_INLINE I Aligned(const I& magnitude, const I& exponent,
   return Select(magnitude < kInfinityBits, result, magnitude);
 }
 
-// The exponent of a plain value, and Aligned for it.
-template <typename I>
-KERAS_NORMS_INLINE I PlainExponent(const I& magnitude) {
-  return Select(magnitude > 0, I(magnitude >> kFractionBits), I(I{} + kNoExponent));
-}
-template <typename I, bool kTwo>
-KERAS_NORMS_INLINE I PlainAligned(const I& magnitude, const LargestExponents<I, kTwo>& block,
-                                     int32_t places) {
-  const I zero = {};
-  const I biased = magnitude >> kFractionBits;
-  const I wanted = block.shared() + (kFractionBits - places) - biased;
-  const I dropped = Smaller(Larger(wanted, zero), I(zero + (kFractionBits + 1)));
-  const I mask = (zero + 1) << dropped;
-  const I result = Select(wanted > kFractionBits, zero, I(magnitude & -mask));
-  return kTwo ? Select(biased == block.first, magnitude, result) : result;
-}
-
 }  // namespace KERAS_NORMS_LEVEL
 }  // namespace keras_norms
 

@@ -1,7 +1,7 @@
 // Blocks of values that share an exponent: neighbours in memory, or positions of several planes.
 //
-// Neighbours are compared within registers, whose lanes exchange what they know. Planes are read
-// twice, a piece of each at a time, which the second reading finds in the caches.
+// Neighbours are compared within registers, whose lanes exchange what they know. Of planes a piece
+// each is looked at twice; between, the caches hold the pieces, already rounded to the format.
 
 #ifndef KERAS_NORMS_KERNELS_CPU_ROUND_BLOCKS_H_
 #define KERAS_NORMS_KERNELS_CPU_ROUND_BLOCKS_H_
@@ -14,6 +14,7 @@ namespace KERAS_NORMS_LEVEL {
 namespace {
 
 constexpr int64_t kPieceValues = 256;  // Of a plane.
+constexpr int64_t kKeptPlanes = 32;    // Whose values are kept for the second time.
 
 // Lanes change places with those `kDistance` apart.
 template <int kDistance>
@@ -49,9 +50,10 @@ void SmallBlocks(const R& rounder, int64_t position, int64_t n, bool streams) {
   for (int64_t i = position; i < position + n; i += kLanes) {
     const auto values = rounder.ReadForBlock(Register(), rounder.x + i, i);
     typename R::template Largest<Integers> block;
-    block.Add(values.exponent());
+    block.Add(values.in_block());
     Exchange<kSize>(&block);
-    rounder.WriteAligned(Register(), values, block, rounder.y + i, streams);
+    const Alignment<Integers, R::kTwo> alignment(block, rounder.places);
+    rounder.WriteAligned(Register(), values, alignment, rounder.y + i, streams);
   }
 }
 
@@ -68,12 +70,13 @@ KERAS_NORMS_INLINE void BlockOfGroups(Group group, const R& rounder, int64_t pos
 #pragma GCC unroll 8
   for (int k = 0; k < kCount; ++k) {
     values[k] = read(k);
-    block.Add(values[k].exponent());
+    block.Add(values[k].in_block());
   }
   if constexpr (kAcross) Exchange<kLanes>(&block);
+  const Alignment<std::decay_t<decltype(values[0].sign)>, R::kTwo> alignment(block, rounder.places);
 #pragma GCC unroll 8
   for (int k = 0; k < kCount; ++k) {
-    rounder.WriteAligned(group, values[k], block, rounder.y + position + k * distance, streams);
+    rounder.WriteAligned(group, values[k], alignment, rounder.y + position + k * distance, streams);
   }
 }
 
@@ -95,13 +98,14 @@ void OneBlock(const R& rounder, int64_t position, int64_t size, bool streams) {
   typename R::template Largest<Integers> block;
   const auto from = [&](int64_t i) { return i < whole ? rounder.x + position + i : tail; };
   for (int64_t i = 0; i < size; i += kLanes) {
-    block.Add(rounder.ReadForBlock(Register(), from(i), position + i).exponent());
+    block.Add(rounder.ReadForBlock(Register(), from(i), position + i).in_block());
   }
   Exchange<kLanes>(&block);
+  const Alignment<Integers, R::kTwo> alignment(block, rounder.places);
   for (int64_t i = 0; i < size; i += kLanes) {
     const auto values = rounder.ReadForBlock(Register(), from(i), position + i);
     const bool is_whole = i < whole;
-    rounder.WriteAligned(Register(), values, block, is_whole ? rounder.y + position + i : tail,
+    rounder.WriteAligned(Register(), values, alignment, is_whole ? rounder.y + position + i : tail,
                          is_whole && streams);
   }
   memcpy(rounder.y + position + whole, tail, rest * sizeof(T));
@@ -143,10 +147,13 @@ void Blocks(const R& rounder, int64_t position, int64_t n, int64_t size) {
   }
 }
 
-// The largest exponents at some positions, from plane to plane; patterns, as groups hold numbers.
+// What is known of some positions, from plane to plane: the largest magnitudes, then how they are
+// aligned. Patterns, since groups hold numbers. And their values, rounded to the format.
 template <typename R>
 struct Pieces {
   float first[kPieceValues], second[kPieceValues];
+  float quantum[kPieceValues], inverse[kPieceValues];
+  float values[kPieceValues * kKeptPlanes];
 
   template <typename Group>
   KERAS_NORMS_INLINE auto At(Group, int64_t i) const {
@@ -163,24 +170,70 @@ struct Pieces {
   }
 };
 
-// Adds kCount planes to the exponents of n positions, and returns whether all values are plain.
+// Adds kCount planes to the magnitudes of n positions, and returns whether all values are plain.
 template <int kCount, typename R>
-bool AddPlanes(const R& rounder, int64_t start, int64_t stride, int64_t n, bool is_first,
+bool AddPlanes(const R& rounder, int64_t start, int64_t stride, int64_t n, int64_t plane,
                Pieces<R>* pieces) {
   bool are_plain = true;
   ForEachGroup<float, 1>(n, [&](auto group, int64_t i) {
+    using Group = decltype(group);
     auto block = pieces->At(group, i);
-    if (is_first) block = {};
+    if (plane == 0) block = {};
 #pragma GCC unroll 8
     for (int k = 0; k < kCount; ++k) {
-      const int64_t at = start + k * stride + i;
+      const int64_t at = start + (plane + k) * stride + i;
       const auto values = rounder.ReadForBlock(group, rounder.x + at, at);
-      block.Add(values.exponent());
+      block.Add(values.in_block());
       are_plain &= values.is_plain;
+      if (plane + k < kKeptPlanes) {
+        const std::decay_t<decltype(values.sign)> bits = values.sign + values.magnitude;
+        Group::Put(NumbersOf(bits), pieces->values + (plane + k) * kPieceValues + i, 0, false);
+      }
     }
     pieces->Put(group, block, i);
   });
   return are_plain;
+}
+
+// How n positions are aligned; returns whether all are plain.
+template <typename R>
+bool AlignPieces(const R& rounder, int64_t n, Pieces<R>* pieces) {
+  bool are_plain = true;
+  ForEachGroup<float, 1>(n, [&](auto group, int64_t i) {
+    using Group = decltype(group);
+    auto block = pieces->At(group, i);
+    const Alignment<std::decay_t<decltype(block.first)>, R::kTwo> alignment(block, rounder.places);
+    Group::Put(NumbersOf(alignment.quantum), pieces->quantum + i, 0, false);
+    Group::Put(NumbersOf(alignment.inverse), pieces->inverse + i, 0, false);
+    are_plain &= alignment.is_plain;
+  });
+  return are_plain;
+}
+
+// Writes a plane of n positions.
+template <typename R>
+void WritePlane(const R& rounder, int64_t start, int64_t n, const Pieces<R>& pieces,
+                const float* kept, bool are_plain, bool streams) {
+  ForEachGroup<float, 1>(n, [&](auto group, int64_t i) {
+    using Group = decltype(group);
+    const auto block = pieces.At(group, i);
+    using I = std::decay_t<decltype(block.first)>;
+    if (are_plain && kept != nullptr) {
+      const auto number = Group::At(kept + i, 0);
+      const auto result =
+          Truncated(number * Group::At(pieces.inverse + i, 0)) * Group::At(pieces.quantum + i, 0);
+      const I magnitude = BitsOf(number) & kMagnitudeBits;
+      const bool stays = R::kTwo;  // Only then do values beyond the shared exponent.
+      const I bits = stays ? Select(magnitude >= (block.first & kInfinityBits), BitsOf(number),
+                                    BitsOf(result))
+                           : BitsOf(result);
+      Group::Put(NumbersOf(bits), rounder.y + start + i, 0, streams);
+      return;
+    }
+    const auto read = rounder.ReadForBlock(group, rounder.x + start + i, start + i);
+    const Alignment<I, R::kTwo> alignment(block, rounder.places);
+    rounder.WriteAligned(group, read, alignment, rounder.y + start + i, streams);
+  });
 }
 
 // n positions of `size` planes, `stride` values apart: every position has a block of its own.
@@ -202,20 +255,16 @@ void Planes(const R& rounder, int64_t position, int64_t stride, int64_t size, in
     bool are_plain = true;
     int64_t plane = 0;
     for (; are_long && plane + kCount <= size; plane += kCount) {
-      are_plain &= AddPlanes<kCount>(rounder, begin + plane * stride, stride, values, plane == 0,
-                                     &pieces);
+      are_plain &= AddPlanes<kCount>(rounder, begin, stride, values, plane, &pieces);
     }
     for (; plane < size; ++plane) {
-      are_plain &=
-          AddPlanes<1>(rounder, begin + plane * stride, stride, values, plane == 0, &pieces);
+      are_plain &= AddPlanes<1>(rounder, begin, stride, values, plane, &pieces);
     }
+    are_plain &= AlignPieces(rounder, values, &pieces);
     for (plane = 0; plane < size; ++plane) {
-      const int64_t start = begin + plane * stride;
-      ForEachGroup<float, 1>(values, [&](auto group, int64_t i) {
-        const auto read =
-            rounder.ReadForBlock(group, rounder.x + start + i, start + i, are_plain);
-        rounder.WriteAligned(group, read, pieces.At(group, i), rounder.y + start + i, streams);
-      });
+      const float* kept =
+          plane < kKeptPlanes ? pieces.values + plane * kPieceValues : nullptr;
+      WritePlane(rounder, begin + plane * stride, values, pieces, kept, are_plain, streams);
     }
   }
 }

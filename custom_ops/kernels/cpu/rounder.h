@@ -79,15 +79,71 @@ template <RoundingMode kMode, typename I, typename U>
 KERAS_NORMS_RARE I AnyToFormat(I magnitude, const FormatPatterns& format, U random) {
   return ToFormat<kMode>(magnitude, format, random);
 }
-template <typename I>
-KERAS_NORMS_RARE I AnyExponent(I magnitude) {
-  return Exponent(magnitude, BitsOfFloat(Significand(magnitude)));
-}
+
+// The largest magnitude of a block and, where kTwo is set, the second largest: their exponents are
+// the largest and the second largest ones. What is not finite takes no part.
 template <typename I, bool kTwo>
-KERAS_NORMS_RARE I AnyAligned(I magnitude, LargestExponents<I, kTwo> block, int32_t places) {
-  const I exponent = Exponent(magnitude, BitsOfFloat(Significand(magnitude)));
-  return Aligned(magnitude, exponent, block, places);
+struct LargestMagnitudes {
+  I first = {}, second = {};
+
+  KERAS_NORMS_INLINE void Add(const I& magnitude) {
+    if (kTwo) second = Larger(second, Smaller(first, magnitude));
+    first = Larger(first, magnitude);
+  }
+  KERAS_NORMS_INLINE void Add(const LargestMagnitudes& other) {
+    if (kTwo) second = Larger(Larger(second, other.second), Smaller(first, other.first));
+    first = Larger(first, other.first);
+  }
+};
+
+template <typename I, bool kTwo>
+KERAS_NORMS_RARE I AnyAligned(I magnitude, LargestMagnitudes<I, kTwo> block, int32_t places) {
+  const auto exponent = [](const I& of) { return Exponent(of, BitsOfFloat(Significand(of))); };
+  const I zero = {}, nothing = zero + kNoExponent;
+  LargestExponents<I, kTwo> exponents;
+  exponents.first = Select(block.first > zero, exponent(block.first), nothing);
+  exponents.second = Select(block.second > zero, exponent(block.second), nothing);
+  return Aligned(magnitude, exponent(magnitude), exponents, places);
 }
+
+#if defined(__AVX__)
+constexpr bool kHasTruncation = true;
+inline float Truncated(float value) { return __builtin_truncf(value); }
+inline Vector<float> Truncated(const Vector<float>& values) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_roundscale_ps(0xffff, values, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+#else
+  return _mm256_round_ps(values, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+#endif
+}
+#else
+constexpr bool kHasTruncation = false;
+template <typename N>
+N Truncated(const N& values) {
+  return values;
+}
+#endif
+
+// How the values of a block are cut off: to multiples of a power of two, if that and its inverse
+// are normal numbers. Those from `kept` on stay.
+template <typename I, bool kTwo>
+struct Alignment {
+  LargestMagnitudes<I, kTwo> block;
+  I quantum, inverse, kept;
+  bool is_plain;
+
+  KERAS_NORMS_INLINE Alignment(const LargestMagnitudes<I, kTwo>& block, int32_t places)
+      : block(block) {
+    const I& shared = kTwo ? block.second : block.first;
+    const I exponent = Larger(I((shared >> kFractionBits) - places), I(I{} + 1));
+    quantum = exponent << kFractionBits;
+    inverse = (254 - exponent) << kFractionBits;
+    kept = block.first & kInfinityBits;
+    // Without a shared exponent the other values are 0.
+    is_plain = kHasTruncation &&
+               HoldsInAll((shared >= (places + 1) << kFractionBits) | (shared == 0));
+  }
+};
 
 // What one call does to values of type T; kTwo aligns blocks to their second largest exponent.
 template <typename T_, Step kStep, bool kTwo_>
@@ -95,7 +151,7 @@ struct Rounder {
   using T = T_;
   static constexpr bool kTwo = kTwo_;
   template <typename I>
-  using Largest = LargestExponents<I, kTwo>;
+  using Largest = LargestMagnitudes<I, kTwo>;
 
   const T* x;
   T* y;
@@ -104,15 +160,14 @@ struct Rounder {
   int32_t places;
   bool stream;
 
-  // Sign and magnitude of values, the latter rounded to the format; the exponent where there are
-  // blocks.
+  // Sign and magnitude of values, the latter rounded to the format.
   template <typename I>
   struct Values {
     I sign, magnitude;
     bool is_plain;
 
-    KERAS_NORMS_INLINE I exponent() const {
-      return is_plain ? PlainExponent(magnitude) : AnyExponent(magnitude);
+    KERAS_NORMS_INLINE I in_block() const {
+      return is_plain ? magnitude : Select(magnitude < kInfinityBits, magnitude, I{});
     }
   };
 
@@ -150,10 +205,22 @@ struct Rounder {
     return decltype(Read(group, from, position)){values.sign, values.magnitude, is_plain};
   }
   template <typename Group, typename I>
-  KERAS_NORMS_INLINE void WriteAligned(Group, const Values<I>& values, const Largest<I>& block,
-                                       T* to, bool streams) const {
-    const I aligned = values.is_plain ? PlainAligned(values.magnitude, block, places)
-                                      : AnyAligned(values.magnitude, block, places);
+  KERAS_NORMS_INLINE void WriteAligned(Group, const Values<I>& values,
+                                       const Alignment<I, kTwo>& alignment, T* to,
+                                       bool streams) const {
+    if (values.is_plain && alignment.is_plain) {
+      const auto number = NumbersOf(I(values.sign + values.magnitude));
+      const auto result =
+          Truncated(number * NumbersOf(alignment.inverse)) * NumbersOf(alignment.quantum);
+      if constexpr (kTwo) {
+        const I bits = Select(values.magnitude >= alignment.kept, BitsOf(number), BitsOf(result));
+        Group::Put(NumbersOf(bits), to, 0, streams);
+      } else {
+        Group::Put(result, to, 0, streams);
+      }
+      return;
+    }
+    const I aligned = AnyAligned(values.magnitude, alignment.block, places);
     Group::Put(NumbersOf(I(values.sign + aligned)), to, 0, streams);
   }
 
