@@ -53,7 +53,11 @@ def compile_kernels(architectures=ARCHITECTURES):
         raise BuildError("nvcc was not found. Install the CUDA toolkit, or set NVCC.")
     with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(2) as pool:
         objects = [Path(folder, source.stem + ".o") for source in SOURCES]
-        logs = pool.map(_compile, [nvcc.path] * len(SOURCES), SOURCES, objects, [architectures] * 3)
+        logs = pool.map(
+            lambda source, output: _compile(nvcc.path, source, output, architectures),
+            SOURCES,
+            objects,
+        )
         kernels = {
             (mangled, kernel.architecture): kernel
             for log in logs

@@ -2,8 +2,9 @@
 //
 // Reads x once. A segment is cut into `chunks` runs of consecutive positions of a channel, rows and
 // inner ones counted in the order of memory. A position counts where its weight is above 0. Places
-// are those of the first of equals, in elements of x. Where nothing counts, numbers and places are 0.
-// A NaN among values that count makes the mean NaN; the extremes then may be anything.
+// are those of the first of equals, in elements of x. Where nothing counts, numbers and places are
+// 0. Infinity or NaN among values that count makes a mean that is not finite either; the extremes
+// may then be anything, but places lie in x.
 
 #ifndef KERAS_NORMS_KERNELS_EXTREMES_H_
 #define KERAS_NORMS_KERNELS_EXTREMES_H_
@@ -34,6 +35,14 @@ struct Chunks {
   KERAS_NORMS_HD int64_t size() const { return segments * chunks; }
   KERAS_NORMS_HD int64_t first(int64_t run) const { return Begin(run / chunks, run % chunks); }
   KERAS_NORMS_HD int64_t end(int64_t run) const { return Begin(run / chunks, run % chunks + 1); }
+  // Positions of the longest. It is the first of a segment; the last segment, of fewer positions,
+  // may have fewer and longer ones.
+  KERAS_NORMS_HD int64_t longest() const {
+    if (segments == 0) return 0;
+    const int64_t last = (segments - 1) * chunks;
+    const int64_t m = end(0) - first(0), n = end(last) - first(last);
+    return m < n ? n : m;
+  }
 
  private:
   KERAS_NORMS_HD int64_t Begin(int64_t segment, int64_t chunk) const {

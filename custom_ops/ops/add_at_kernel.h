@@ -17,10 +17,8 @@ class AddAtOp : public tensorflow::OpKernel {
     const tensorflow::Tensor &x = context->input(0), &values = context->input(1);
     for (int i : {2, 3}) {
       OP_REQUIRES(context, context->input(i).shape() == values.shape(),
-                  absl::InvalidArgumentError(
-                      "KerasNorms>AddAt: places must have the shape of the values. Received: " +
-                      context->input(i).shape().DebugString() + ", values.shape=" +
-                      values.shape().DebugString() + "."));
+                  absl::InvalidArgumentError(PlacesProblem(
+                      context->input(i).shape().DebugString(), values.shape().DebugString())));
     }
     tensorflow::Tensor* y;
     OP_REQUIRES_OK(context,

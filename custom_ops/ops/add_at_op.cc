@@ -1,5 +1,6 @@
 // KerasNorms>AddAt: its interface and shape function.
 
+#include "kernels/add_at.h"
 #include "ops/shape_functions.h"
 #include "tensorflow/core/framework/op.h"
 
@@ -8,7 +9,11 @@ namespace {
 
 absl::Status AddAtShape(InferenceContext* context) {
   ShapeHandle values = context->input(1);
-  for (int i : {2, 3}) TF_RETURN_IF_ERROR(context->Merge(values, context->input(i), &values));
+  for (int i : {2, 3}) {
+    if (context->Merge(values, context->input(i), &values).ok()) continue;
+    return absl::InvalidArgumentError(PlacesProblem(context->DebugString(context->input(i)),
+                                                    context->DebugString(context->input(1))));
+  }
   context->set_output(0, context->input(0));
   return absl::OkStatus();
 }

@@ -4,7 +4,9 @@
 #ifndef KERAS_NORMS_OPS_XLA_EXTREMES_H_
 #define KERAS_NORMS_OPS_XLA_EXTREMES_H_
 
+#include <algorithm>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "kernels/extremes.h"
@@ -97,14 +99,18 @@ inline std::vector<xla::XlaOp> EmitExtremes(xla::XlaOp x, xla::XlaOp weights,
     op = xla::Reshape(xla::ConvertElementType(op, xla::F64), {layout.rows, channels, layout.inner});
     return xla::Reshape(xla::Transpose(op, {0, 2, 1}), {layout.rows * layout.inner, channels});
   };
-  const XlaOp values = by_position(x, layout.channels);
+  // Without channels there is still a count.
+  const int64_t columns = std::max<int64_t>(layout.channels, 1);
+  const XlaOp values = layout.channels > 0
+                           ? by_position(x, columns)
+                           : xla::Broadcast(xla::Zero(builder, xla::F64), {chunks.positions, 1});
   XlaOp counts = xla::ConstantR0<bool>(builder, true);
   if (weights.valid()) {
     const XlaOp positive = by_position(weights, 1);
     counts = xla::Reshape(xla::Gt(positive, xla::ZerosLike(positive)), {chunks.positions});
-    counts = xla::BroadcastInDim(counts, {chunks.positions, layout.channels}, {0});
+    counts = xla::BroadcastInDim(counts, {chunks.positions, columns}, {0});
   } else {
-    counts = xla::Broadcast(counts, {chunks.positions, layout.channels});
+    counts = xla::Broadcast(counts, {chunks.positions, columns});
   }
 
   const XlaExtremes extremes(builder);
@@ -115,7 +121,7 @@ inline std::vector<xla::XlaOp> EmitExtremes(xla::XlaOp x, xla::XlaOp weights,
         extremes.Compute(xla::SliceInDim(values, first, end, 1, 0),
                          xla::SliceInDim(counts, first, end, 1, 0), first);
     for (int i = 0; i < 6; ++i) {
-      results[i].push_back(xla::Reshape(found[i], {1, layout.channels}));
+      results[i].push_back(xla::Reshape(found[i], {1, columns}));
     }
   }
   std::vector<XlaOp> outputs;
@@ -124,13 +130,13 @@ inline std::vector<xla::XlaOp> EmitExtremes(xla::XlaOp x, xla::XlaOp weights,
     XlaOp all = chunks.size() > 0
                     ? xla::ConcatInDim(builder, results[i], 0)
                     : xla::Broadcast(xla::Zero(builder, is_place ? xla::S64 : xla::F64),
-                                     {0, layout.channels});
+                                     {0, columns});
     if (is_place) {
       const auto constant = [&](int64_t value) {
-        return xla::ConstantR0<int64_t>(builder, std::max<int64_t>(value, 1));
+        return xla::ConstantR0<int64_t>(builder, std::max<int64_t>(value, 1));  // For division.
       };
       const XlaOp channel = xla::Iota(
-          builder, xla::ShapeUtil::MakeShape(xla::S64, {chunks.size(), layout.channels}), 1);
+          builder, xla::ShapeUtil::MakeShape(xla::S64, {chunks.size(), columns}), 1);
       const XlaOp inner = constant(layout.inner);
       const XlaOp row = xla::Div(all, inner);
       const XlaOp place =
@@ -141,15 +147,8 @@ inline std::vector<xla::XlaOp> EmitExtremes(xla::XlaOp x, xla::XlaOp weights,
     }
     Sizes result_sizes = {options.chunks, layout.channels};
     if (options.segment_size > 0) result_sizes.insert(result_sizes.begin(), layout.segments);
-    if (i == 0) {  // The count is that of any channel; there may be none.
-      result_sizes.back() = 1;
-      const XlaOp column = layout.channels > 0 ? xla::SliceInDim(all, 0, 1, 1, 1) : XlaOp();
-      std::vector<double> lengths;
-      for (int64_t run = 0; run < chunks.size(); ++run) {
-        lengths.push_back(static_cast<double>(chunks.end(run) - chunks.first(run)));
-      }
-      all = column.valid() ? column : xla::ConstantR1<double>(builder, lengths);
-    }
+    if (i == 0) result_sizes.back() = 1;  // The count is that of any channel.
+    all = xla::SliceInDim(all, 0, result_sizes.back(), 1, 1);
     outputs.push_back(xla::Reshape(all, result_sizes));
   }
   return outputs;

@@ -13,9 +13,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "kernels/add_at.h"
 #include "ops/op_helpers.h"
-#include "ops/xla_includes.h"
 #include "ops/xla_extremes.h"
+#include "ops/xla_includes.h"
 #include "ops/xla_math.h"
 #include "ops/xla_round.h"
 
@@ -44,8 +45,7 @@ struct Operands {
   Sizes sizes;              // Of the activations.
 };
 
-// What is the same for all ops. How HLO computes them is in the derived classes.
-// What is the same for moments, sums and blend. How HLO computes them is in the derived classes.
+// What is the same for all but AddAt. How HLO computes them is in the derived classes.
 class XlaKernel : public tensorflow::XlaOpKernel {
  public:
   XlaKernel(tensorflow::OpKernelConstruction* construction, const Signature& signature)
@@ -199,6 +199,12 @@ class AddAtXla : public tensorflow::XlaOpKernel {
         calls_compiled_kernels_(CanCallCompiledKernels(construction->device_type())) {}
 
   void Compile(XlaOpKernelContext* context) override {
+    const tensorflow::TensorShape shape = context->InputShape(1);
+    for (int i : {2, 3}) {
+      OP_REQUIRES(context, context->InputShape(i) == shape,
+                  absl::InvalidArgumentError(PlacesProblem(context->InputShape(i).DebugString(),
+                                                           shape.DebugString())));
+    }
     const XlaOp y = context->Input(0);
     const auto list = [&](int i) {
       const xla::Shape shape = *context->builder()->GetShape(context->Input(i));

@@ -101,9 +101,9 @@ def _runs(x, axis, chunks, segment_size):
     if segment_size is None:
         segments, segment, size = 1, 0, positions
     else:
-        of_row = positions // tf.maximum(sizes[0], 1)
-        whole = tf.minimum(tf.cast(rows_per_segment(segment_size), tf.int64), sizes[0]) * of_row
-        segments = -(-positions // tf.maximum(whole, 1))
+        rows = tf.minimum(tf.cast(rows_per_segment(segment_size), tf.int64), sizes[0])
+        segments = -(-sizes[0] // tf.maximum(rows, 1))
+        whole = rows * (positions // tf.maximum(sizes[0], 1))
         segment = position // tf.maximum(whole, 1)
         size = tf.minimum(whole, positions - segment * whole)
         position -= segment * whole

@@ -1,11 +1,12 @@
 // What the kernels promise, checked against plain loops: one table of cases for every device.
 //
-// A program hands in the three functions of its device. Outputs and scratch are NaN before a call,
+// A program hands in the functions of its device. Outputs and scratch are NaN before a call,
 // a NaN that should not be is a failure, and arrays end where their memory ends.
 
 #ifndef KERAS_NORMS_TESTS_NATIVE_KERNEL_CHECKS_H_
 #define KERAS_NORMS_TESTS_NATIVE_KERNEL_CHECKS_H_
 
+#include <algorithm>
 #include <cstdio>
 #include <functional>
 #include <iomanip>
@@ -14,8 +15,10 @@
 #include <string>
 #include <vector>
 
+#include "add_at.h"
 #include "arrays.h"
 #include "blend.h"
+#include "extremes.h"
 #include "moments.h"
 #include "sums.h"
 
@@ -26,9 +29,14 @@ struct Kernels {
   const char* (*moments)(const MomentsArguments&);
   const char* (*sums)(const SumsArguments&);
   const char* (*blend)(const BlendArguments&);
+  const char* (*extremes)(const ExtremesArguments&);
+  const char* (*add_at)(const AddAtArguments&);
 };
 
 enum class Weights { kNone, kMask, kFractions };
+
+// Many equal values; so large that sums overflow in float; every second one infinite or NaN.
+enum class Values { kTies, kLarge, kNotFinite };
 
 struct Case {
   int64_t rows, channels, inner;
@@ -59,6 +67,10 @@ class Checker {
     layout_ = given.layout();
     Inputs inputs(*this);
     CheckMoments(inputs);
+    for (const int64_t chunks : {1, 3, 8}) CheckExtremes(inputs, Values::kTies, chunks);
+    CheckExtremes(inputs, Values::kLarge, 3);
+    CheckExtremes(inputs, Values::kNotFinite, 8);
+    for (const bool in_place : {false, true}) CheckAddAt(in_place);
     for (const bool weighted : {false, true}) {
       if (weighted && given.weights == Weights::kNone) continue;
       for (const int variant : {0, 1, 2}) {
@@ -149,6 +161,136 @@ class Checker {
       Expect("moments: m2", i, m2.Get(i), squares,
              8 * SumTolerance() * squares + total * rounding * (deviation + rounding));
     });
+  }
+
+  Array ValuesOfExtremes(const Inputs& inputs, Values values) const {
+    Array x(dtype_, layout_.size(), case_.misaligned);
+    const double large = dtype_ == DataType::kFloat64   ? 1e300
+                         : dtype_ == DataType::kFloat16 ? 65504
+                                                        : 3.3e38;
+    const double step = case_.deviation / 2;
+    Random random(layout_.size() + 11);
+    for (int64_t i = 0; i < x.size(); ++i) {
+      const double v = inputs.v.Get(i), chance = random.Uniform();
+      double value = step == 0 ? v : step * std::round(v / step);
+      if (values == Values::kLarge) value = large * (chance < 0.3 ? -1 : 1 - chance / 8);
+      if (values == Values::kNotFinite && chance < 0.5) {
+        value = chance < 0.1 ? kNaN : std::numeric_limits<double>::infinity();
+      }
+      x.Set(i, std::isnan(v) ? v : value);
+    }
+    return x;
+  }
+
+  void CheckExtremes(Inputs& inputs, Values values, int64_t chunks) {
+    Array x = ValuesOfExtremes(inputs, values);
+    const int64_t vectors = layout_.vector_size() * chunks;
+    Array count(DataType::kFloat64, layout_.segments * chunks), mean(DataType::kFloat64, vectors),
+        low(DataType::kFloat64, vectors), high(DataType::kFloat64, vectors);
+    std::vector<int64_t> low_at(vectors, -1), high_at(vectors, -1);
+    ExtremesArguments arguments;
+    arguments.dtype = dtype_;
+    arguments.layout = layout_;
+    arguments.chunks = chunks;
+    arguments.x = x.data();
+    arguments.weights = WeightsOf(inputs);
+    arguments.count = static_cast<double*>(count.data());
+    arguments.mean = static_cast<double*>(mean.data());
+    arguments.low = static_cast<double*>(low.data());
+    arguments.high = static_cast<double*>(high.data());
+    arguments.low_at = low_at.data();
+    arguments.high_at = high_at.data();
+    if (!Ran("extremes", kernels_.extremes(arguments))) return;
+    ForEachChunk(chunks, [&](int64_t run, int64_t begin, int64_t end) {
+      double counted = 0;
+      for (int64_t p = begin; p < end; ++p) counted += Weight(inputs, p) > 0;
+      if (layout_.channels == 0) return;  // Then nobody counts on a GPU.
+      Expect("extremes: count", run, count.Get(run), counted, 0);
+      for (int64_t channel = 0; channel < layout_.channels; ++channel) {
+        const int64_t i = run * layout_.channels + channel;
+        long double sum = 0, squares = 0;
+        double lowest = 0, highest = 0;
+        int64_t lowest_at = 0, highest_at = 0;
+        bool is_first = true;
+        for (int64_t p = begin; p < end; ++p) {
+          if (!(Weight(inputs, p) > 0)) continue;
+          const int64_t at = PlaceOf(layout_, p, channel);
+          const double value = x.Get(at);
+          sum += value;
+          if (is_first || value < lowest) lowest = value, lowest_at = at;
+          if (is_first || value > highest) highest = value, highest_at = at;
+          is_first = false;
+        }
+        const long double expected = counted > 0 ? sum / counted : 0;
+        if (!std::isfinite(expected)) {  // Then the extremes may be anything in x.
+          if (std::isfinite(mean.Get(i))) Fail("extremes: mean", "it is finite");
+          ExpectEqual("extremes: place", i, low_at[i] >= 0 && low_at[i] < x.size(), true);
+          ExpectEqual("extremes: place", i, high_at[i] >= 0 && high_at[i] < x.size(), true);
+          continue;
+        }
+        for (int64_t p = begin; p < end; ++p) {
+          if (!(Weight(inputs, p) > 0)) continue;
+          const int64_t at = PlaceOf(layout_, p, channel);
+          squares += (x.Get(at) - expected) * (x.Get(at) - expected);
+        }
+        const long double deviation = counted > 0 ? std::sqrt(squares / counted) : 0;
+        Expect("extremes: mean", i, mean.Get(i), expected,
+               SumTolerance() * deviation + 1e-15 * std::fabs(expected));
+        Expect("extremes: low", i, low.Get(i), lowest, 0);
+        Expect("extremes: high", i, high.Get(i), highest, 0);
+        ExpectEqual("extremes: low_at", i, low_at[i], lowest_at);
+        ExpectEqual("extremes: high_at", i, high_at[i], highest_at);
+      }
+    });
+  }
+
+  // Calls for each chunk: its number among all, and its positions from begin to end.
+  template <typename Body>
+  void ForEachChunk(int64_t chunks, const Body& body) const {
+    for (int64_t segment = 0; segment < layout_.segments; ++segment) {
+      int64_t begin = layout_.first_row(segment) * layout_.inner;
+      const int64_t n = layout_.end_row(segment) * layout_.inner - begin;
+      const int64_t used = std::max<int64_t>(1, std::min(chunks, n / 2));
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const int64_t size = chunk < used ? n / used + (chunk < n % used) : 0;
+        body(segment * chunks + chunk, begin, begin + size);
+        begin += size;
+      }
+    }
+  }
+
+  // Numbers of so few bits that every sum is exact. Each place but the first is met once.
+  void CheckAddAt(bool in_place) {
+    const int64_t size = layout_.size(), count = size / 2 + 3;
+    Array x(dtype_, size, case_.misaligned), y(dtype_, size, case_.misaligned);
+    Array values(DataType::kFloat64, count);
+    std::vector<int64_t> high_at(count), low_at(count);
+    std::vector<double> expected(size);
+    for (int64_t i = 0; i < size; ++i) {
+      expected[i] = static_cast<double>(i % 17 - 8);
+      x.Set(i, expected[i]);
+      if (in_place) y.Set(i, expected[i]);
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const bool is_zero = i % 5 == 4, is_outside = i >= size / 2;
+      values.Set(i, is_zero ? 0 : static_cast<double>(i % 13 + 1) / 4);
+      high_at[i] = is_zero ? 0 : is_outside ? size + i : 2 * i;
+      low_at[i] = is_zero ? 0 : is_outside ? -i - 1 : i % 3 == 0 ? 2 * i : 2 * i + 1;
+      if (is_zero || is_outside) continue;
+      expected[high_at[i]] += values.Get(i);
+      expected[low_at[i]] -= values.Get(i);
+    }
+    AddAtArguments arguments;
+    arguments.dtype = dtype_;
+    arguments.size = size;
+    arguments.count = count;
+    arguments.x = in_place ? y.data() : x.data();
+    arguments.y = y.data();
+    arguments.values = static_cast<double*>(values.data());
+    arguments.high_at = high_at.data();
+    arguments.low_at = low_at.data();
+    if (!Ran("add_at", kernels_.add_at(arguments))) return;
+    for (int64_t i = 0; i < size; ++i) Expect("add_at", i, y.Get(i), expected[i], 0);
   }
 
   // v less the centre. What is not finite at weight 0 is read as the centre in the compute type.
@@ -301,6 +443,13 @@ class Checker {
     if (std::isnan(expected) ? std::isnan(actual) : is_close) return;
     std::ostringstream text;
     text << std::setprecision(17) << "at " << index << ": " << actual << ", not " << expected;
+    Fail(what, text.str());
+  }
+
+  void ExpectEqual(const char* what, int64_t index, int64_t actual, int64_t expected) {
+    if (actual == expected) return;
+    std::ostringstream text;
+    text << "at " << index << ": " << actual << ", not " << expected;
     Fail(what, text.str());
   }
 

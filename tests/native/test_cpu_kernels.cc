@@ -45,10 +45,17 @@ const char* Run(int64_t (*scratch_bytes)(const Arguments&),
   return nullptr;
 }
 
+int64_t NoScratch(const AddAtArguments&) { return 0; }
+void AddAt(const AddAtArguments& arguments, void*, const ThreadPool& pool) {
+  AddAtCpu(arguments, pool);
+}
+
 const testing::Kernels kKernels = {
     [](const MomentsArguments& a) { return Run(MomentsScratchCpu, MomentsCpu, a); },
     [](const SumsArguments& a) { return Run(SumsScratchCpu, SumsCpu, a); },
     [](const BlendArguments& a) { return Run(BlendScratchCpu, BlendCpu, a); },
+    [](const ExtremesArguments& a) { return Run(ExtremesScratchCpu, ExtremesCpu, a); },
+    [](const AddAtArguments& a) { return Run(NoScratch, AddAt, a); },
 };
 
 const std::vector<Case> kCases = {
@@ -95,6 +102,8 @@ int CheckThreads(DataType dtype, ChannelLayout layout) {
   const int64_t vectors = layout.vector_size();
   const DataType f64 = DataType::kFloat64;
   Array mean(f64, vectors), m2(f64, vectors), sum(f64, vectors), product(f64, vectors);
+  constexpr int64_t kChunks = 3, kResults = 6;
+  Array extremes(f64, kResults * kChunks * vectors), other_extremes(f64, extremes.size());
   Array other_mean(f64, vectors), other_m2(f64, vectors), other_sum(f64, vectors),
       other_product(f64, vectors), count(f64, layout.segments);
   for (const int64_t threads : {1, 2, 5}) {
@@ -118,7 +127,24 @@ int CheckThreads(DataType dtype, ChannelLayout layout) {
     sums.sum_u = to(sum, other_sum);
     sums.sum_uv = to(product, other_product);
     Run(SumsScratchCpu, SumsCpu, sums, threads);
+    ExtremesArguments found;
+    found.dtype = dtype;
+    found.layout = layout;
+    found.chunks = kChunks;
+    found.x = x.data();
+    double* results[kResults];
+    for (int i = 0; i < kResults; ++i) {
+      results[i] = to(extremes, other_extremes) + i * kChunks * vectors;
+    }
+    found.count = results[0];
+    found.mean = results[1];
+    found.low = results[2];
+    found.high = results[3];
+    found.low_at = reinterpret_cast<int64_t*>(results[4]);
+    found.high_at = reinterpret_cast<int64_t*>(results[5]);
+    Run(ExtremesScratchCpu, ExtremesCpu, found, threads);
     if (is_first) continue;
+    failures += !SameBytes(extremes, other_extremes, f64);
     failures += !SameBytes(mean, other_mean, f64) + !SameBytes(m2, other_m2, f64) +
                 !SameBytes(sum, other_sum, f64) + !SameBytes(product, other_product, f64);
   }
@@ -281,6 +307,17 @@ int CheckEmpty(ChannelLayout layout) {
   blend.layout = layout;
   blend.v = blend.y = x.data();
   Run(BlendScratchCpu, BlendCpu, blend);
+  ExtremesArguments extremes;
+  extremes.dtype = f64;
+  extremes.layout = layout;
+  extremes.x = x.data();
+  extremes.count = static_cast<double*>(count.data());
+  extremes.mean = extremes.low = extremes.high = moments.mean;
+  std::vector<int64_t> places(layout.channels, 1);
+  extremes.low_at = extremes.high_at = places.data();
+  Run(ExtremesScratchCpu, ExtremesCpu, extremes);
+  holds &= count.Get(0) == (layout.channels == 0 ? expected : 0.0);
+  for (int64_t i = 0; i < layout.channels; ++i) holds &= mean.Get(i) == 0 && places[i] == 0;
   if (!holds) std::printf("an empty activation gives more than nothing\n");
   return holds ? 0 : 1;
 }

@@ -31,6 +31,8 @@ const testing::Kernels kKernels = {
     [](const MomentsArguments& a) { return Run(MomentsScratchCuda, MomentsCuda, a); },
     [](const SumsArguments& a) { return Run(SumsScratchCuda, SumsCuda, a); },
     [](const BlendArguments& a) { return Run(BlendScratchCuda, BlendCuda, a); },
+    [](const ExtremesArguments& a) { return Run(ExtremesScratchCuda, ExtremesCuda, a); },
+    [](const AddAtArguments& a) { return AddAtCuda(a, nullptr); },
 };
 
 std::vector<Case> Cases(bool is_short) {

@@ -45,6 +45,7 @@ PROGRAMS = {
     "cpu_kernels": Program(
         (
             (TESTS / "test_cpu_kernels.cc", ()),
+            (KERNELS / "cpu/add_at.cc", ()),
             (KERNELS / "cpu/dispatch.cc", ()),
             *(
                 (source, (f"-DKERAS_NORMS_LEVEL={level}", *flags))

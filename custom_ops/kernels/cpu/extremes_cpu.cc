@@ -22,10 +22,7 @@ struct ChunkLayout : ChannelLayout {
 
   ChunkLayout(const ChannelLayout& layout, int64_t chunks)
       : all(layout, chunks), are_rows(layout.inner == 1) {
-    int64_t longest = 0;
-    for (int64_t run = 0; run < Min(all.size(), chunks); ++run) {  // No later one is longer.
-      longest = Max(longest, all.end(run) - all.first(run));
-    }
+    const int64_t longest = all.longest();
     channels = layout.channels;
     segments = all.size();
     rows = are_rows ? all.positions : segments;
@@ -363,6 +360,8 @@ class PlaneRuns {
   template <typename ValueAt>
   void AddTo(Partial partial, int64_t column, const ValueAt& value_at) const {
     if (count_ == 0) return;
+    partial.sum[column] = sum_ - sum_;
+    if (partial.sum[column] != 0.0) return;  // NaN: all is computed again in double.
     F low[kLanes], high[kLanes];
     Step<F> low_at[kLanes], high_at[kLanes];
     StoreLanes<kLanes>(lanes_.low, low);
@@ -491,7 +490,8 @@ void CountWithoutChannels(const ExtremesArguments& arguments) {
 }
 
 Reduction<Partial, ChunkLayout> ReductionOf(const ExtremesArguments& arguments) {
-  return {ChunkLayout(arguments.layout, arguments.chunks), arguments.weights != nullptr, kUnitColumns};
+  return {ChunkLayout(arguments.layout, arguments.chunks), arguments.weights != nullptr,
+          kUnitColumns};
 }
 
 }  // namespace

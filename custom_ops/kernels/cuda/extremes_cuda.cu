@@ -1,8 +1,8 @@
 // Extremes on the GPU: blocks write what they find in a piece of each chunk, then pieces are merged.
 //
 // A thread reads single values, neighbours in memory beside each other in a warp, several at a time.
-// It sums up to 64 of them in the compute type around the first, and knows where its extremes are by
-// the number of its step. Beyond that numbers are float64, and of equal extremes the one at the
+// It sums up to 64 of them in the compute type around the first; where that overflows, they are read
+// again and summed in double. Beyond that numbers are float64, and of equal extremes the one at the
 // smallest position stays.
 
 #include "../extremes.h"
@@ -43,10 +43,7 @@ struct ExtremesState {
 // otherwise of planes.
 ChannelLayout ChunkLayout(const ChannelLayout& layout, int64_t chunks) {
   const Chunks all(layout, chunks);
-  int64_t longest = 0;
-  for (int64_t run = 0; run < std::min(all.size(), chunks); ++run) {  // No later one is longer.
-    longest = std::max(longest, all.end(run) - all.first(run));
-  }
+  const int64_t longest = all.longest();
   if (layout.inner == 1) return {all.positions, layout.channels, 1, all.size(), longest};
   return {all.size(), layout.channels, std::max<int64_t>(longest, 2), all.size(), 1};
 }
@@ -108,11 +105,11 @@ __global__ void __launch_bounds__(kThreads, 2)
   using C = typename V::C;
   constexpr int kInFlight = 8, kGroups = 64 / kInFlight;
   for (int64_t run = BlockIndex().z; run < chunks.size(); run += GridSize().z) {
-    const PositionWalk<V> start(split, layout, chunks.first(run), chunks.end(run));
-    PositionWalk<V> walk = start;
+    PositionWalk<V> walk(split, layout, chunks.first(run), chunks.end(run));
     ExtremesState* state = SharedState<ExtremesState>(walk.x(), walk.y(), split.threads_x);
     *state = {};
     while (walk.IsAtPosition()) {
+      const PositionWalk<V> start = walk;
       C shift = 0, sum = 0, low = 0, high = 0;
       int64_t low_at = 0, high_at = 0;
       int count = 0;
@@ -148,10 +145,21 @@ __global__ void __launch_bounds__(kThreads, 2)
           ++count;
         }
       }
-      state->Merge({static_cast<double>(count), static_cast<double>(shift),
-                    static_cast<double>(sum), static_cast<double>(low),
-                    static_cast<double>(low_at), static_cast<double>(high),
-                    static_cast<double>(high_at)});
+      if (IsFinite(sum)) {
+        state->Merge({static_cast<double>(count), static_cast<double>(shift),
+                      static_cast<double>(sum), static_cast<double>(low),
+                      static_cast<double>(low_at), static_cast<double>(high),
+                      static_cast<double>(high_at)});
+        continue;
+      }
+#pragma unroll 1
+      for (PositionWalk<V> again = start;
+           again.IsAtPosition() && again.position() < walk.position(); again.Advance()) {
+        if (V::kHasWeights && !(weights[again.position()] > 0)) continue;
+        const double value = static_cast<double>(Widen(x[again.offset()]));
+        const double at = static_cast<double>(again.position());
+        state->Merge({1, value, 0, value, at, value, at});
+      }
     }
     WriteChunk<V>(walk, split, run, state, partials);
   }
