@@ -1,4 +1,4 @@
-// What the three kernels see: activations as rows x channels x inner, vectors per channel.
+// What the kernels see: activations as rows x channels x inner, vectors per channel.
 //
 // An activation is a C-ordered array (rows, channels, inner). Channels-last has inner = 1, and for
 // channels-first images inner = height * width; nothing is transposed. Segments are runs of

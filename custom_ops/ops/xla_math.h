@@ -1,4 +1,4 @@
-// The three kernels as HLO, for where XLA cannot call the compiled ones.
+// Moments, sums and blend as HLO, for where XLA cannot call the compiled kernels.
 //
 // The same numbers as keras_norms/ops/reference.py: activations are computed in float32 (float64
 // for float64), sums run in it over one axis or a block of rows and in float64 beyond, values are

@@ -67,7 +67,8 @@ def extremes(x, *, axis, chunks, weights=None, segment_size=None):
     found = Extremes(count, mean, low, high, low_at, high_at)
     if segment_size is None:
         return found
-    return Extremes(*(tf.reshape(v, [-1, chunks, *full_shape(v)[1:]]) for v in found))
+    segments = runs // chunks
+    return Extremes(*(tf.reshape(v, [segments, chunks, *full_shape(v)[1:]]) for v in found))
 
 
 def known_counts(x, axis, weights, segment_size, chunks):

@@ -1,4 +1,4 @@
-"""The three kernels that every layer is made of, differentiable to any order.
+"""The three kernels that layers are made of, differentiable to any order.
 
     moments(x; w)                    count = sum w, mean, m2 = sum w (x - mean)^2
     sums(u, v, center; w)            sum w u, sum w u (v - center), and y in the same pass
@@ -7,6 +7,7 @@
 Each is one pass over the activations it names. Their gradients are made of the same
 three again, so a gradient of any order is as few passes. Which code computes them is the choice
 of `choice.py`; here are the gradients only. Arguments are the fields of `Operands`.
+Ranges and number formats have kernels of their own (`extremes.py`, `rounding.py`).
 
 An operation of the compiled library has its gradient registered (`operation_gradients.py`), which
 leaves TensorFlow nothing to keep of a trace. The reference gets the same one by

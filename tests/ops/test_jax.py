@@ -41,8 +41,8 @@ def handlers(tmp_path_factory):
     if platform.machine() in ("x86_64", "AMD64"):
         levels |= {"v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
     commands = [["xla_ffi/handlers_host.cc", f"-isystem{jax.ffi.include_dir()}"]]
-    commands += [["kernels/cpu/dispatch.cc"]]
-    for name in ("moments", "sums", "blend"):
+    commands += [["kernels/cpu/dispatch.cc"], ["kernels/cpu/add_at.cc"]]
+    for name in ("moments", "extremes", "sums", "blend", "round"):
         for level, march in levels.items():
             commands += [[f"kernels/cpu/{name}_cpu.cc", f"-DKERAS_NORMS_LEVEL={level}", *march]]
 
@@ -56,18 +56,21 @@ def handlers(tmp_path_factory):
         objects = list(pool.map(compiled, enumerate(commands)))
     subprocess.run([compiler, "-shared", *objects, "-o", folder / "handlers.so"], check=True)
     library = ctypes.CDLL(str(folder / "handlers.so"))
-    for name in ("Moments", "Sums", "Blend"):
-        capsule = jax.ffi.pycapsule(getattr(library, f"KerasNorms{name}Host"))
-        jax.ffi.register_ffi_target(f"keras_norms_{name.lower()}", capsule, platform="cpu")
+    for name in ("moments", "extremes", "add_at", "sums", "blend", "round"):
+        symbol = f"KerasNorms{name.title().replace('_', '')}Host"
+        capsule = jax.ffi.pycapsule(getattr(library, symbol))
+        jax.ffi.register_ffi_target(f"keras_norms_{name}", capsule, platform="cpu")
 
 
-def call(target, results, axis, segment_size=0, weighted=False, **operands):
+def call(target, results, axis, segment_size=0, weighted=False, chunks=1, **operands):
     """Calls a kernel with the operands that are not None; results are shapes and dtypes."""
     operands = {name: value for name, value in operands.items() if value is not None}
     attributes = dict(
         operands=" ".join(operands), axis=np.int64(axis), segment_size=np.int64(segment_size)
     )
-    if target != "keras_norms_moments":
+    if target == "keras_norms_extremes":
+        attributes["chunks"] = np.int64(chunks)
+    elif target != "keras_norms_moments":
         attributes["weighted"] = weighted
     results = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in results]
     return jax.ffi.ffi_call(target, results)(*operands.values(), **attributes)
@@ -141,6 +144,46 @@ def test_segments(handlers, rng):
     np.testing.assert_array_equal(count, [[8], [8], [4]])
     expected = [np.mean(x[i : i + 2], (0, 1)) for i in (0, 2, 4)]
     np.testing.assert_allclose(mean, expected, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_extremes(handlers, rng, dtype):
+    x = jnp.asarray(rng.normal(size=(6, 3, 4)), dtype)
+    results = [((2, 1), jnp.float64)] + [((2, 3), jnp.float64)] * 3 + [((2, 3), jnp.int64)] * 2
+    found = call("keras_norms_extremes", results, axis=1, chunks=2, x=x)
+    runs = np.asarray(x, np.float64).reshape(2, 3, 3, 4).transpose(0, 2, 1, 3).reshape(2, 3, 12)
+    np.testing.assert_array_equal(found[0], [[12], [12]])
+    np.testing.assert_allclose(found[1], runs.mean(-1), rtol=1e-6, atol=1e-6)
+    flat = np.asarray(x, np.float64).ravel()
+    for value, place, exact in ((2, 4, runs.min(-1)), (3, 5, runs.max(-1))):
+        np.testing.assert_array_equal(found[value], exact)
+        np.testing.assert_array_equal(flat[found[place]], exact)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_add_at(handlers, dtype):
+    x = jnp.arange(12).reshape(4, 3).astype(dtype)
+    values, high_at, low_at = jnp.array([0.5, 2.0]), jnp.array([0, 7]), jnp.array([11, 3])
+    y = jax.ffi.ffi_call("keras_norms_add_at", x)(x, values, high_at, low_at)
+    expected = np.arange(12.0)
+    expected[[0, 7, 11, 3]] += [0.5, 2.0, -0.5, -2.0]
+    np.testing.assert_array_equal(np.asarray(y, np.float64).ravel(), expected)
+
+
+@pytest.mark.parametrize(
+    "values, places",
+    [(np.ones(2), np.zeros(3, int)), (np.ones(2, np.float32), np.zeros(2, int))],
+    ids=["places", "dtype"],
+)
+def test_add_at_rejects_wrong_buffers(handlers, values, places):
+    with pytest.raises(Exception, match="values must be float64, places int64 and as many"):
+        jax.block_until_ready(jax.ffi.ffi_call("keras_norms_add_at", X)(X, values, places, places))
+
+
+def test_extremes_reject_missing_results(handlers):
+    with pytest.raises(Exception, match="KerasNorms>Extremes: result 1 must have 6 values"):
+        results = [((2, 1), jnp.float64)]
+        jax.block_until_ready(call("keras_norms_extremes", results, axis=1, chunks=2, x=X))
 
 
 X = jnp.zeros((4, 3), jnp.float32)

@@ -15,7 +15,7 @@ from keras_norms.ops import library
 pytestmark = pytest.mark.each_tensorflow
 
 MOMENTS, SUMS, BLEND = "keras_norms_moments", "keras_norms_sums", "keras_norms_blend"
-ROUND = "keras_norms_round"
+ROUND, EXTREMES, ADD_AT = "keras_norms_round", "keras_norms_extremes", "keras_norms_add_at"
 X = dict(x=(2, 3, 4), axis=2)
 UV = dict(u=[(2, 3, 4)], v=[(2, 3, 4)], axis=2)
 ROWS = "weights must have the shape of the activation, with 1 on the channel axis. Received: "
@@ -85,6 +85,21 @@ WRONG = {
         "block_size must not be negative, and blocks have 2 to 24 block_mantissa_bits. Received: "
         "block_size=2, block_mantissa_bits=1.",
     ),
+    "extremes_rank": (EXTREMES, dict(x=(3,), axis=0), "KerasNorms>Extremes: " + RANK),
+    "extremes_weights": (
+        EXTREMES,
+        dict(X, chunks=3, weights=[(2, 2, 1)]),
+        "KerasNorms>Extremes: "
+        + ROWS
+        + "axis=2, segment_size=0, x.shape=[2,3,4], weights.shape=[2,2,1].",
+    ),
+    "extremes_segments": (EXTREMES, dict(x=(3, 4), axis=0, segment_size=2), SEGMENTS + "axis=0"),
+    "places": (
+        ADD_AT,
+        dict(x=(5, 4), values=(2, 4), high_at=(2, 4), low_at=(4, 2)),
+        "KerasNorms>AddAt: places must have the shape of the values. Received: "
+        "places.shape=[4,2], values.shape=[2,4].",
+    ),
     "no_seed": (
         ROUND,
         dict(x=(2, 4), axis=1, exponent_bits=5, mantissa_bits=5, rounding="stochastic"),
@@ -93,16 +108,20 @@ WRONG = {
 }
 # Already seen when the graph is built, whatever is known of the shapes.
 SEEN_WITHOUT_SHAPES = {
-    *("segments", "unweighted", "nothing", "two"),
+    *("segments", "extremes_segments", "unweighted", "nothing", "two"),
     *("scale_without_v", "shift_with_u", "shift_alone", "no_sums"),
     *("format", "block", "no_seed"),
 }
 LISTS = {
     MOMENTS: ["weights"],
+    EXTREMES: ["weights"],
+    ADD_AT: [],
     SUMS: ["u", "v", "center", "scale", "shift", "weights"],
     BLEND: ["u", "v", "a", "b", "c", "center", "weights"],
     ROUND: ["seed"],
 }
+# Of tensors that are not float32.
+DTYPES = {"values": tf.float64, "high_at": tf.int64, "low_at": tf.int64}
 
 
 @pytest.fixture
@@ -117,8 +136,9 @@ def traced(ops, operation, arguments, known, **options):
     for name, value in arguments.items():
         shapes = value if isinstance(value, list) else [value]
         if isinstance(value, (list, tuple)):
-            specs[name] = [tf.TensorSpec(shape if known else None) for shape in shapes]
-            values[name] = [tf.ones(shape) for shape in shapes]
+            dtype = DTYPES.get(name, tf.float32)
+            specs[name] = [tf.TensorSpec(shape if known else None, dtype) for shape in shapes]
+            values[name] = [tf.ones(shape, dtype) for shape in shapes]
 
     def call(tensors):
         unlisted = {k: t if isinstance(arguments[k], list) else t[0] for k, t in tensors.items()}
@@ -142,6 +162,12 @@ def test_rejects_wrong_shapes_when_it_runs(ops, case, jit_compile):
     function, values = traced(ops, operation, arguments, known=False, jit_compile=jit_compile)
     with pytest.raises(tf.errors.InvalidArgumentError, match=re.escape(sentence)):
         function(values)
+
+
+def test_rejects_no_chunks(ops):
+    sentence = "Value for attr 'chunks' of 0 must be at least minimum 1"
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=sentence):
+        ops.keras_norms_extremes(x=tf.ones([2, 3]), weights=[], axis=1, chunks=0)
 
 
 @pytest.mark.parametrize("dtype, other", [("float32", "float64"), ("float64", "float32")])
@@ -207,7 +233,8 @@ def test_results_do_not_depend_on_the_number_of_threads(ops):
                 def compute():
                     count, mean, m2 = native.moments(v, axis=axis)
                     sums = native.sums(Operands(u=u, v=v, center=mean, axis=axis))
-                    return mean, m2, *sums, native.blend(
+                    found = native.extremes(v, axis=axis, chunks=3)
+                    return mean, m2, *found, *sums, native.blend(
                         Operands(u=u, v=v, center=mean, axis=axis, **vectors)
                     )
                 for result in compute():
@@ -226,7 +253,7 @@ REGISTERED = """
     for path in sys.argv[1:]:
         tf.load_op_library(path)
         found.append([])
-        for op in ("Moments", "Sums", "Blend", "Round"):
+        for op in ("Moments", "Extremes", "AddAt", "Sums", "Blend", "Round"):
             for kernel in kernels.get_registered_kernels_for_op("KerasNorms>" + op).kernel:
                 (dtypes,) = [c.allowed_values.list.type for c in kernel.constraint if c.name == "T"]
                 found[-1] += [(op, kernel.device_type, tf.as_dtype(t).name) for t in dtypes]
@@ -238,7 +265,7 @@ def expected_kernels(*devices):
     dtypes = ["bfloat16", "float16", "float32", "float64"]
     return sorted(
         [op, d, t]
-        for op in ("Moments", "Sums", "Blend", "Round")
+        for op in ("Moments", "Extremes", "AddAt", "Sums", "Blend", "Round")
         for d in devices
         for t in dtypes
         if (op, t) != ("Round", "float64")

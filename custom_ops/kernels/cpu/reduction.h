@@ -1,5 +1,5 @@
-// What Moments, Sums and Extremes have in common: every unit of work (plan.h) fills partial sums of its
-// columns, and those of a segment come together in float64 and in a fixed order.
+// What Moments, Sums and Extremes have in common: every unit of work (plan.h) fills partial sums of
+// its columns, and those of a segment come together in float64 and in a fixed order.
 //
 // `Partial` is a view of kVectors vectors of double, one after the other, with an entry a column.
 // Zeros are the sums of nothing; Merge(columns, other) adds the other's; MergeColumn(j, k) adds the

@@ -1,4 +1,4 @@
-// How an activation is split over the threads of a grid, the same way for the three kernels.
+// How an activation is split over the threads of a grid, the same way for all reductions and blend.
 //
 // A step is what a thread reads at once: `width` neighbours, 16 bytes or a single value. With
 // channels last they are `width` channels of a row, and threads side by side (x) take channels side
