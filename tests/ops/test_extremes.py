@@ -56,9 +56,9 @@ def call(operation, options):
 
 def expected_extremes(x, axis, chunks, weights, segment_size):
     """Plain loops in float64: count, mean, low, high, low_at, high_at and the deviation."""
-    channels = x.shape[axis]
-    place = np.moveaxis(np.arange(x.size).reshape(x.shape), axis, -1).reshape(-1, channels)
-    values = np.moveaxis(x, axis, -1).reshape(-1, channels)
+    channels, positions = x.shape[axis], np.prod(np.delete(x.shape, axis))
+    place = np.moveaxis(np.arange(x.size).reshape(x.shape), axis, -1).reshape(positions, channels)
+    values = np.moveaxis(x, axis, -1).reshape(positions, channels)
     counts = np.ones(len(values), bool)
     for each in weights:  # None or one.
         counts = np.moveaxis(each.numpy(), axis, -1).reshape(-1) > 0

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import keras_norms
-from keras_norms.ops import choice, kernels
+from keras_norms.ops import kernels
 from keras_norms.ops import native as operations
 from keras_norms.ops.operands import Operands
 from tests.selection import BOTH
@@ -34,11 +34,6 @@ def kernel_functions():
         vectors = dict.fromkeys(("a", "b", "c", "center"), vector)
         return kernels.blend(u=tf.sin(x), v=x, **vectors, **options)
 
-    def add_at(x):
-        high_at, low_at = (tf.constant([[i, 9 + i]], tf.int64) for i in (1, 5))
-        return choice.kernels_in_use().add_at(x, tf.square(x[:1, :2]), high_at, low_at)
-
-    yield add_at
     yield functools.partial(moments, axis=1, segment_size=4)
     yield functools.partial(moments, **WEIGHTED)
     yield functools.partial(sums, **WEIGHTED, weighted=True)
