@@ -42,7 +42,8 @@ def extremes(x, *, axis, chunks, weights=None, segment_size=None):
     runs, run_of = _runs(x, axis, chunks, segment_size)
     dtype = tf.float64 if x.dtype == tf.float64 else tf.float32
     values = tf.cast(_by_position(x, axis), dtype)
-    here = tf.ones_like(values[:, :1], tf.bool) if weights is None else _counts(weights, axis)
+    all_count = tf.ones([tf.shape(values)[0], 1], tf.bool)
+    here = all_count if weights is None else _counts(weights, axis)
     positions = tf.range(tf.shape(values, out_type=tf.int64)[0])[:, tf.newaxis]
 
     def total(values):
