@@ -23,9 +23,19 @@ class Row:
         common = {} if self.trained else {"momentum": 0.8}
         return self.layer(**{**common, **self.options, **more})
 
+    def on_one_device(self, replicas):
+        """The row that does on one device what this does on replicas with equal parts of a batch.
+
+        Each of them has its own chunks.
+        """
+        options = dict(self.options)
+        if "num_chunks" in options:
+            options["num_chunks"] *= replicas
+        return dataclasses.replace(self, options=options)
+
     @property
     def counts_all_replicas(self):
-        """Whether replicas with a part of the batch each do what one does with all of it."""
+        """Whether replicas do what one does: with all of the batch; see `on_one_device`."""
         synchronized = getattr(self.make(), "synchronized", False)
         return bool(self.trained) or (synchronized and not self.options.get("group_size"))
 
@@ -40,6 +50,10 @@ BATCHLESS = keras_norms.BatchlessNormalization
 REGULARIZED = keras_norms.RegularizedBatchNormalization
 STRONG = dict(mean_weight=0.1, variance_weight=0.2)
 RAMP = keras_norms.schedules.LinearRamp(1, 9, 1.0, 3.0)
+RANGE = keras_norms.RangeBatchNormalization
+LIGHT = keras_norms.LightNormalization
+RANGE_STATE = ("moving_mean", "moving_scale")
+TWO_CHUNKS = dict(num_chunks=2)
 
 ROWS = {
     "adaptive": Row(ADAPTIVE, WIDE, (8, 4, 3), ("moving_mean", "moving_variance", *GATE_STATE)),
@@ -87,6 +101,39 @@ ROWS = {
         (),
         ("mean", "inverse_stddev"),
     ),
+    "light": Row(LIGHT, dict(block_size=2, **TWO_CHUNKS), (8, 4, 3), RANGE_STATE),
+    "light_first": Row(
+        LIGHT,
+        dict(
+            axis=1,
+            block_size=2,
+            number_format=keras_norms.number_formats.FloatFormat(6, 5),
+            gradient_format="fp10_163",
+            alignment="largest",
+            rounding="truncate",
+            range_constant="calibrated",
+            **TWO_CHUNKS,
+        ),
+        (8, 4, 3, 2),
+        RANGE_STATE,
+    ),
+    "light_moments": Row(
+        LIGHT, dict(range_constant=None, block_size=2, mantissa_bits=7), (8, 4, 3)
+    ),
+    "light_synchronized": Row(
+        LIGHT, dict(synchronized=True, block_size=4, num_chunks=1), (8, 4, 5), RANGE_STATE
+    ),
+    "range": Row(RANGE, TWO_CHUNKS, (8, 4, 3), RANGE_STATE),
+    "range_axes": Row(
+        RANGE, dict(axis=[1, 3], range_constant="banner", **TWO_CHUNKS), (8, 4, 3, 2), RANGE_STATE
+    ),
+    "range_first": Row(
+        RANGE, dict(axis=1, num_chunks=5, max_update=5.0), (8, 4, 3, 2), RANGE_STATE
+    ),
+    "range_synchronized": Row(
+        RANGE, dict(synchronized=True, momentum=None, num_chunks=1), (8, 5), (*RANGE_STATE, "step")
+    ),
+    "range_virtual": Row(RANGE, dict(virtual_batch_size=3, **TWO_CHUNKS), (8, 4, 5), RANGE_STATE),
     "regularized": Row(REGULARIZED, STRONG, (8, 4, 3)),
     "regularized_scheduled": Row(
         REGULARIZED,

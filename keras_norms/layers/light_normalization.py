@@ -84,6 +84,8 @@ class LightNormalization(RangeNormalizationBase):
         their published simulator.
     """
 
+    can_do_without = True
+
     def __init__(
         self,
         axis=-1,

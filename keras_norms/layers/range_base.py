@@ -15,8 +15,10 @@ from keras_norms.statistics.ranges import RANGE_CONSTANTS, RangesStatistic
 class RangeNormalizationBase(BatchNormalizationBase):
     """See `RangeBatchNormalization`, whose arguments these are.
 
-    A layer may do without ranges: it then has no `range_constant`, and is batch normalization here.
+    Where a layer `can_do_without`, its `range_constant` may be None, and it is batch normalization.
     """
+
+    can_do_without = False
 
     def __init__(
         self,
@@ -32,7 +34,7 @@ class RangeNormalizationBase(BatchNormalizationBase):
         self.num_chunks = num_chunks
         self.range_constant = range_constant
         check_arguments(self, argument_names(RangeNormalizationBase), self._owner)
-        if range_constant is not None:
+        if range_constant is not None or not self.can_do_without:
             check_choice(self, "range_constant", tuple(RANGE_CONSTANTS), self._owner)
             rule = "a range stands for a deviation, so `unbiased_moving_variance` must be False"
             is_unbiased = self.unbiased_moving_variance
@@ -55,11 +57,18 @@ class RangeNormalizationBase(BatchNormalizationBase):
                 "1; cast weights that are 0 or 1 to bool"
             )
             require(not mask.dtype.is_floating, self._owner, rule, dtype=mask.dtype.name)
+            if mask.dtype.is_integer:
+                mask = mask > 0  # A value counts once, in the mean as well.
         return super()._viewed(inputs, mask)
 
+    def _transform(self, state, enabled, may_be_empty):
+        """With ranges any batch may be too small for one, also without a mask."""
+        return super()._transform(state, enabled, may_be_empty or self.range_constant is not None)
+
     def _advise(self, shape, axis):
-        super()._advise(shape, axis)
-        if self.range_constant is not None:
+        if self.range_constant is None:
+            super()._advise(shape, axis)
+        else:
             self._check_chunks(shape, axis)
 
     def _check_chunks(self, shape, axis):

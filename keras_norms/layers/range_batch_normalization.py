@@ -40,7 +40,8 @@ class RangeBatchNormalization(RangeNormalizationBase):
     their batches are of one size.
 
     A mask holds bools, or 0 and 1: extremes are taken over what counts, n is how many values of a
-    chunk count, and chunks with less than two are left out.
+    chunk count, and chunks with less than two are left out. A batch, or virtual batch, without a
+    chunk of two has no range: it is normalized as in inference, and changes no state.
 
     Args:
         axis: see `BatchNormalization`, as for all but these. Defaults to `-1`.

@@ -91,6 +91,9 @@ def add_at(x, values, high_at, low_at):
     """
     places = tf.reshape(tf.stack([high_at, low_at]), [-1, 1])
     changes = tf.reshape(tf.cast(tf.stack([values, -values]), x.dtype), [-1])
+    if x.shape.num_elements() in (None, 0):  # Nothing is added to an empty tensor.
+        used = tf.where(tf.size(x) > 0, tf.size(changes), 0)
+        places, changes = places[:used], changes[:used]
     changed = tf.tensor_scatter_nd_add(tf.reshape(x, [-1]), places, changes)
     return tf.ensure_shape(tf.reshape(changed, tf.shape(x)), x.shape)
 

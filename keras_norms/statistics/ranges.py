@@ -55,7 +55,8 @@ class Ranges(NamedTuple):
     Attributes:
         mean: the mean of the values that count.
         deviation: the average of `C(n) * (max - min)` over all chunks of two values or more.
-        count: the number of values behind each mean.
+        count: the number of values behind each mean; 0 where there is no chunk of two, since such
+            a batch has no range, and is taken for one in which nothing counts.
         chunks: the number of chunks behind each deviation.
     """
 
@@ -91,7 +92,8 @@ class RangesStatistic(NamedTuple):
         # A batch that is not finite has no range.
         deviations = tf.reduce_sum(factors * (found.high - found.low), -2) + (mean - mean)
         chunks = tf.reduce_sum(tf.cast(factors > 0.0, tf.float64), -2)
-        kept = factors, found.low_at, found.high_at
+        # No gradient: a tape that records gradients would ask for that of counts.
+        kept = tf.stop_gradient(factors), found.low_at, found.high_at
         return (count, mean, deviations, chunks), kept
 
     def merge(self, parts):
@@ -102,6 +104,7 @@ class RangesStatistic(NamedTuple):
 
     def finish(self, parts):
         count, mean, deviations, chunks = parts
+        count = tf.where(chunks > 0.0, count, 0.0)
         return Ranges(mean, tf.math.divide_no_nan(deviations, chunks), count, chunks)
 
     def pullback(self, kept, statistics, gradients):
