@@ -22,7 +22,9 @@ def expected_range(n):
 
 CONSTANTS = {
     "calibrated": lambda n: 1.0 / expected_range(n),
-    "banner": lambda n: 0.175 * (1.0 + math.sqrt(math.pi * math.log(4.0))) / math.sqrt(2 * np.log(n)),
+    "banner": lambda n: (
+        0.175 * (1.0 + math.sqrt(math.pi * math.log(4.0))) / math.sqrt(2 * np.log(n))
+    ),
     "lightnorm": lambda n: 1.0 / math.sqrt(2.0 * math.log(n)),
 }
 

@@ -260,7 +260,7 @@ def test_exact_at_any_offset(rng, offset):
 @BOTH
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_values_whose_sum_of_squares_overflows(rng, dtype):
-    """60000 in float16, whose largest value is 65504: outputs and gradients are finite and right."""
+    """60000 in float16, where 65504 is the largest: outputs and gradients are right."""
     x = tf.cast(rng.choice([-6e4, -3e4, 2e4, 6e4], size=(32, 4, 3)), dtype)
     layer = layer_with((None, 4, 3), dtype, num_chunks=4, momentum=0.0)
     oracle = RangeOracle(3, EPSILON, num_chunks=4, constant="lightnorm")
