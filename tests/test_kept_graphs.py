@@ -1,5 +1,6 @@
 """Graphs that stay when a trained model is gone: as many as with stock layers."""
 
+import functools
 import gc
 
 import numpy as np
@@ -55,6 +56,8 @@ def test_no_more_than_stock():
         keras_norms.AdaptiveBatchNormalization,
         keras_norms.BatchNormalization,
         keras_norms.BatchRenormalization,
+        functools.partial(keras_norms.LightNormalization, block_size=2),
+        keras_norms.RangeBatchNormalization,
         keras_norms.RegularizedBatchNormalization,
     ):
         assert kept(layer) <= stock, layer

@@ -89,13 +89,19 @@ def add_at(x, values, high_at, low_at):
 
     Where several values share a place, all but one must be 0.
     """
-    places = tf.reshape(tf.stack([high_at, low_at]), [-1, 1])
-    changes = tf.reshape(tf.cast(tf.stack([values, -values]), x.dtype), [-1])
-    if x.shape.num_elements() in (None, 0):  # Nothing is added to an empty tensor.
-        used = tf.where(tf.size(x) > 0, tf.size(changes), 0)
-        places, changes = places[:used], changes[:used]
-    changed = tf.tensor_scatter_nd_add(tf.reshape(x, [-1]), places, changes)
-    return tf.ensure_shape(tf.reshape(changed, tf.shape(x)), x.shape)
+    return _added(x, tf.stack([high_at, low_at]), tf.stack([values, -values]))
+
+
+def extremes_gradient(x, found, gradients, *, axis, chunks, weights=None, segment_size=None):
+    """The gradient of `x`: a mean has it from all values that count, an extreme from its place."""
+    _, run_of = _runs(x, axis, chunks, segment_size)
+    of_runs = tf.math.divide_no_nan(gradients.mean, found.count)
+    of_values = tf.gather(tf.reshape(of_runs, [-1, full_shape(of_runs)[-1]]), run_of)
+    if weights is not None:
+        of_values = tf.where(_counts(weights, axis), of_values, tf.zeros([], of_values.dtype))
+    dx = _from_positions(tf.cast(of_values, x.dtype), x, axis)
+    of_extremes = (tf.where(found.count > 0.0, g, 0.0) for g in (gradients.low, gradients.high))
+    return _added(dx, tf.stack([found.low_at, found.high_at]), tf.stack([*of_extremes]))
 
 
 def _runs(x, axis, chunks, segment_size):
@@ -128,6 +134,26 @@ def _by_position(x, axis):
     if axis != x.shape.rank - 1:
         x = tf.transpose(x, [*range(axis), *range(axis + 1, x.shape.rank), axis])
     return tf.reshape(x, [-1, full_shape(x)[-1]])
+
+
+def _from_positions(values, x, axis):
+    """`[positions, channels]` in the layout of `x`."""
+    rank, sizes = x.shape.rank, full_shape(x)
+    moved = tf.reshape(values, [*sizes[:axis], *sizes[axis + 1 :], sizes[axis]])
+    return tf.transpose(moved, [*range(axis), rank - 1, *range(axis, rank - 1)])
+
+
+def _added(x, places, changes):
+    """A copy of `x` with changes added at places of the flattened one."""
+    places = tf.reshape(places, [-1, 1])
+    changes = tf.reshape(tf.cast(changes, x.dtype), [-1])
+    if x.shape.num_elements() in (None, 0):  # Nothing can be added to an empty tensor.
+        used = tf.where(tf.size(x) > 0, tf.size(changes), 0)
+        places, changes = places[:used], changes[:used]
+    changed = tf.tensor_scatter_nd_add(tf.reshape(x, [-1]), places, changes)
+    changed = tf.reshape(changed, tf.shape(x))
+    changed.set_shape(x.shape)  # Forward mode cannot trace `tf.ensure_shape`.
+    return changed
 
 
 def _counts(weights, axis):

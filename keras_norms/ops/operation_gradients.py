@@ -6,6 +6,7 @@ They are those of `kernels.py`, with the operands read off the operation.
 import tensorflow as tf
 
 from keras_norms.ops import kernels
+from keras_norms.ops.extremes import Extremes, extremes_gradient
 from keras_norms.ops.operands import TENSORS, Operands
 
 # Vectors that are there as often as an activation share its attribute.
@@ -39,6 +40,15 @@ def _moments(op, *gradients):
     x, weights = inputs["x"], inputs.get("weights")
     dx = kernels.moments_gradient(x, op.outputs, gradients, weights=weights, **_layout(op))
     return _in_order_of_inputs(inputs, {"x": dx})
+
+
+@tf.RegisterGradient("KerasNorms>Extremes")
+def _extremes(op, *gradients):
+    x, *weights = op.inputs
+    layout = dict(chunks=op.get_attr("chunks"), weights=weights[0] if weights else None)
+    found, gradients = Extremes(*op.outputs), Extremes(*gradients)
+    dx = extremes_gradient(x, found, gradients, **layout, **_layout(op))
+    return [dx, *(None for _ in weights)]
 
 
 @tf.RegisterGradient("KerasNorms>AddAt")

@@ -14,6 +14,7 @@ KINDS = {
     "stock": keras.layers.BatchNormalization,
     "batch": keras_norms.BatchNormalization,
     "adaptive": keras_norms.AdaptiveBatchNormalization,
+    "range": keras_norms.RangeBatchNormalization,
     "sync": keras_norms.SyncBatchNormalization,
     "regularized": keras_norms.RegularizedBatchNormalization,
     "renorm": keras_norms.BatchRenormalization,
@@ -24,6 +25,8 @@ def with_moving(layer, mean, variance):
     layer.moving_mean.assign(mean)
     if hasattr(layer, "moving_variance"):
         layer.moving_variance.assign(variance)
+    elif hasattr(layer, "moving_scale"):
+        layer.moving_scale.assign(np.sqrt(variance) + layer.epsilon)
     else:
         layer.moving_stddev.assign(np.sqrt(np.add(variance, layer.epsilon)))
 

@@ -49,6 +49,8 @@ def layer_functions():
         ("BatchRenormalization", dict(r_max=1.1, d_max=0.1), WEIGHTS),
         ("RegularizedBatchNormalization", dict(mean_weight=0.3, variance_weight=0.2), None),
         ("AdaptiveBatchNormalization", {}, WEIGHTS),
+        ("RangeBatchNormalization", dict(num_chunks=2), [True, True, True, False, True, True]),
+        ("RangeBatchNormalization", dict(num_chunks=1, virtual_batch_size=4), None),
         ("BatchlessNormalization", {}, WEIGHTS),
     ):
         kept = {} if name == "BatchlessNormalization" else dict(momentum=1.0)
