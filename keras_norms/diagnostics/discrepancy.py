@@ -47,7 +47,9 @@ def training_inference_discrepancy(model, data, *, batch_size=32, steps=None, ve
     Training normalizes by the batch, inference by the moving statistics: where the two differ
     much, a model that trains well does badly in inference. `mean_B` and `stddev_B` are the
     statistics of what a layer receives in training mode, without masked positions. Every layer with
-    batch statistics is measured, stock Keras layers included. The model runs over the data once, in
+    batch statistics is measured, stock Keras layers included. A layer that normalizes by ranges
+    is measured by `stddev_B` all the same, so that the variance TID means something only where its
+    `range_constant` is "calibrated". The model runs over the data once, in
     one graph, without waiting for the device in between. State that training changes, such as the
     moving statistics, is restored afterwards.
 
