@@ -9,6 +9,7 @@ import tensorflow as tf
 import keras_norms
 from tests import strategies
 from tests.option_oracle import TrainingOracle
+from tests.range_oracle import RangeOracle
 
 pytestmark = pytest.mark.each_tensorflow
 
@@ -37,7 +38,35 @@ LAYERS = {
     "batch": (keras_norms.BatchNormalization, {}),
     "renorm": (keras_norms.BatchRenormalization, LIMITS),
     "regularized": (keras_norms.RegularizedBatchNormalization, PENALTY),
+    "range": (
+        keras_norms.RangeBatchNormalization,
+        dict(num_chunks=1, range_constant="lightnorm"),
+    ),
 }
+REFUSED_BY_RANGES = {
+    "unbiased": "`unbiased_moving_variance` must be False",
+    "weights": "a mask must hold bools",
+}
+SPREADS = {"renorm": "moving_stddev", "range": "moving_scale"}
+HALVES = slice(0, 4), slice(4, 8)
+
+
+class RangePairOracle(RangeOracle):
+    """As `TrainingOracle` is called; replicas have half of the batch each."""
+
+    def __init__(self, momentum=0.6, virtual_batch_size=None, synchronized=False, **options):
+        common = dict(num_chunks=1, constant="lightnorm", momentum=momentum)
+        super().__init__(3, EPSILON, virtual=virtual_batch_size, **common, **options)
+        self.parts = HALVES if synchronized else (slice(None),)
+
+    @property
+    def spread(self):
+        return self.scale
+
+    def __call__(self, x, weights=None):
+        weights = np.ones(len(x)) if weights is None else weights
+        y = self.train_replicas([(x[part], weights[part]) for part in self.parts])
+        return np.concatenate(y), None
 
 
 def batches(pair):
@@ -73,9 +102,17 @@ def test_a_pair_of_options(pair, kind):
         with pytest.raises(ValueError, match="cannot be synchronized"):
             layer_class(**own, **options)
         return
-    is_renorm = kind == "renorm"
-    oracle = TrainingOracle(3, EPSILON, is_renorm, tuple(LIMITS.values()), **options)
     rows = next((ROWS[name] for name in pair if name in ROWS), None)
+    is_renorm = kind == "renorm"
+    if kind == "range":
+        refused = [REFUSED_BY_RANGES[name] for name in pair if name in REFUSED_BY_RANGES]
+        if refused:
+            with pytest.raises(ValueError, match="|".join(refused)):
+                layer_class(**own, **options)(tf.ones((8, 3)), mask=tf.constant(ROWS["weights"]))
+            return
+        oracle = RangePairOracle(**options)
+    else:
+        oracle = TrainingOracle(3, EPSILON, is_renorm, tuple(LIMITS.values()), **options)
     if "synchronized" in pair and kind == "batch":
         layer_class = keras_norms.SyncBatchNormalization
         del options["synchronized"]
@@ -86,7 +123,6 @@ def test_a_pair_of_options(pair, kind):
     with strategy.scope():
         layer = layer_class(**arguments)
         layer.build((None, 3))
-    cut = slice(0, 4), slice(4, 8)
 
     def step(x, weights):
         y = layer(x, training=True, mask=None if rows is None else weights)
@@ -94,15 +130,16 @@ def test_a_pair_of_options(pair, kind):
 
     for x in batches(pair):
         weights = tf.constant(np.ones(8) if rows is None else rows)
+        weights = tf.cast(weights, tf.bool) if kind == "range" else weights
         if replicas == 1:
             y, penalty = (np.asarray(value) for value in step(tf.constant(x), weights))
         else:
-            parts = [[value[part] for part in cut] for value in (tf.constant(x), weights)]
+            parts = [[value[part] for part in HALVES] for value in (tf.constant(x), weights)]
             y, penalty = strategies.run(strategy, step, *parts)
             y, penalty = np.concatenate(y), penalty[0]
         expected, found = oracle(x, rows)
         np.testing.assert_allclose(y, expected, rtol=1e-9, atol=1e-9)
-        spread = layer.moving_stddev if is_renorm else layer.moving_variance
+        spread = getattr(layer, SPREADS.get(kind, "moving_variance"))
         np.testing.assert_allclose(layer.moving_mean, oracle.mean, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(spread, oracle.spread, rtol=1e-9)
         if kind == "regularized":
