@@ -35,8 +35,6 @@ from keras_norms.statistics.replicas import ReplicaGroup
 class BatchNormalizationBase(ChannelNormalization):
     """See `BatchNormalization`, whose arguments these are."""
 
-    kept = MOVING_VARIANCE
-
     def __init__(
         self,
         axis=-1,
@@ -129,7 +127,12 @@ class BatchNormalizationBase(ChannelNormalization):
         require(has_steps or not needs_step(value), self._owner, rule, momentum=value)
         self._momentum = Untracked(value)
 
-    # What a layer of the family overrides, beside `kept`:
+    # What a layer of the family overrides:
+
+    @property
+    def kept(self):
+        """The kind of spread that is remembered beside the mean."""
+        return MOVING_VARIANCE
 
     @property
     def counts_steps(self):

@@ -312,11 +312,16 @@ def test_calibrated_outputs_have_a_deviation_of_1(rng, n):
 @BOTH
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_batch_that_is_not_finite_has_no_statistics(rng, bad):
+    """Other channels have theirs, and their gradients."""
     x = rng.normal(size=(8, 3))
-    x[5, 1] = bad
-    layer = layer_with(num_chunks=2)
-    y = layer(tf.constant(x), training=True).numpy()
-    assert np.isnan(y[:, 1]).all() and np.isfinite(y[:, [0, 2]]).all()
+    x[4:, 1] = bad  # A whole chunk.
+    layer, tensor = layer_with(num_chunks=2), tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(tensor)
+        y = layer(tensor, training=True)
+        loss = tf.reduce_sum(y**3)
+    for found in (y.numpy(), tape.gradient(loss, tensor).numpy()):
+        assert np.isnan(found[:, 1]).all() and np.isfinite(found[:, [0, 2]]).all()
     mean, scale = state_of(layer)
     assert not np.isfinite(mean[1]) and np.isnan(scale[1])
     assert np.isfinite([mean[[0, 2]], scale[[0, 2]]]).all()
