@@ -69,6 +69,16 @@ def test_a_step_of_other_layers_has_few_more_operations():
     assert sorted(passes) == sorted([*PASSES, "KerasNorms>Moments"])
 
 
+def test_ranges_are_one_read_forward_and_two_places_a_chunk_backward():
+    """The second backward pass does not read the input."""
+    layer = keras_norms.RangeBatchNormalization()
+    passes = [op for op in training_step(layer, SHAPE) if op.type.startswith("KerasNorms>")]
+    kinds = ["KerasNorms>Extremes", *PASSES[1:], "KerasNorms>AddAt"]
+    assert sorted(op.type for op in passes) == sorted(kinds)
+    (backward,) = (op for op in passes if op.type == PASSES[1] and op.get_attr("num_u"))
+    assert backward.get_attr("num_v") == 0
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", ["BatchNormalization", "BatchlessNormalization"])
 def test_only_kernels_touch_activations(name, masked):

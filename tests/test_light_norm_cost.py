@@ -98,7 +98,7 @@ def test_layers_of_nested_models_are_counted():
 
 
 def test_every_layer_of_the_family_is_counted():
-    kinds = "BatchNormalization", "BatchRenormalization", "RegularizedBatchNormalization"
+    kinds = "BatchNormalization", "RangeBatchNormalization", "RegularizedBatchNormalization"
     model = keras.Sequential([keras.Input((4,))])
     for kind in kinds:
         model.add(getattr(keras_norms, kind)(name=kind))

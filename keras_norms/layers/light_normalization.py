@@ -211,4 +211,6 @@ class LightNormalization(RangeNormalizationBase):
 
 def _given(number_format):
     """A format as it was given, or as a config holds it."""
-    return FloatFormat(**number_format) if isinstance(number_format, dict) else number_format
+    names = {field.name for field in dataclasses.fields(FloatFormat)}
+    is_config = isinstance(number_format, dict) and number_format.keys() == names
+    return FloatFormat(**number_format) if is_config else number_format

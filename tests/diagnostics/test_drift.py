@@ -10,7 +10,7 @@ from keras_norms.diagnostics.drift import divergence
 from keras_norms.diagnostics.drift_report import short_labels
 from keras_norms.keras_api import keras
 from tests import oracles
-from tests.diagnostics.cases import CHANNELS, compared, images, reference_of
+from tests.diagnostics.cases import CHANNELS, compared, images, other_model, reference_of
 
 
 def kl(m1, v1, m0, v0):
@@ -50,6 +50,19 @@ def test_two_halves_of_clean_data_agree(model):
     drift = compared(reference_of(model, images(500, 1)), model, images(500, 2))
     assert drift.share <= 0.01 and drift.average < 0.05
     assert drift.channels == 2 * CHANNELS
+
+
+def test_layers_that_normalize_by_ranges_are_compared():
+    """By the statistics of what they receive, as all others."""
+    by_range = keras_norms.RangeBatchNormalization(name="range")
+    light = keras_norms.LightNormalization(name="light", block_size=3)
+    model, data = other_model(by_range, light), images(70, 1)
+    reference = reference_of(model, data)
+    _, mean, variance = (np.ravel(v) for v in oracles.moments(data))
+    np.testing.assert_allclose(reference.layers["range"]["mean"], mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(reference.layers["range"]["variance"], variance, rtol=1e-5)
+    shifted = compared(reference, model, data + np.float32([0, 0, 9]))
+    assert {c[:2] for c in shifted.drifted} == {("range", 2), ("light", 2)}
 
 
 def test_a_channel_that_is_scaled_is_ranked_first(model):

@@ -269,6 +269,7 @@ def test_formats_survive_configs_and_files(tmp_path, rng):
     "options, message",
     [
         (dict(number_format="fp7"), r"`number_format` must be a FloatFormat or one of .*='fp7'"),
+        (dict(number_format=dict(bits=10)), r"`number_format` must be a FloatFormat or one of"),
         (dict(gradient_format=16), r"`gradient_format` must be a FloatFormat or one of .*=16"),
         (dict(number_format=None), r"blocks without a `number_format` need `mantissa_bits`"),
         (dict(alignment="first"), r"`alignment` must be one of 'largest', 'second_largest'"),
