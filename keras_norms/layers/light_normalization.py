@@ -28,9 +28,10 @@ class LightNormalization(RangeNormalizationBase):
         x_hat  = Q((x - mean) / scale),       mean and scale as in `RangeBatchNormalization`
         y      = B(Q(gamma * x_hat + beta))
 
-    Gradients pass straight through `B` and `Q`: they are those of `RangeBatchNormalization` at the
-    rounded x and gamma. The gradients of `y` and of `x` are themselves rounded to
-    `gradient_format`, in blocks too. Statistics, weights and their gradients are not rounded.
+    Gradients pass straight through `B` and `Q`: in training they are those of
+    `RangeBatchNormalization` at the rounded x and gamma. The gradients of `y` and of `x` are
+    themselves rounded to `gradient_format`, in blocks too. Statistics, weights and their gradients
+    are not rounded.
     Training and inference, and `trainable = False`, round alike; inference uses `moving_mean` and
     `moving_scale`, which the published code does not have.
 
