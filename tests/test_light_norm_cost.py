@@ -255,7 +255,10 @@ def test_the_command_prints_json(path, capsys):
     ("arguments", "message"),
     [
         (["nothing.keras"], "there is no model nothing.keras."),
-        (["{path}", "--number-format", "fp9"], "light_norm_cost: `number_format` must be None"),
+        (
+            ["{path}", "--number-format", "fp9"],
+            "light_norm_cost: `number_format` must be a FloatFormat",
+        ),
         (["{path}", "--batch-size", "-1"], "light_norm_cost: `batch_size` must be a positive int"),
         (["{path}", "--input-shape", "4"], "light_norm_cost: the model must take inputs of these"),
     ],

@@ -14,6 +14,7 @@ from keras_norms.keras_api import keras, nested_layers
 from keras_norms.layers.base import BatchNormalizationBase
 from keras_norms.models.input_shapes import input_shapes
 from keras_norms.models.statistics_layers import named
+from keras_norms.ops.float_format import format_of
 from keras_norms.printable import called, printable
 
 CALLER = "light_norm_cost"
@@ -224,31 +225,9 @@ def _layers(model):
     return layers
 
 
-class _Format(NamedTuple):
-    exponent_bits: int
-    mantissa_bits: int
-
-
-FORMATS = {
-    "fp8_152": _Format(5, 2),
-    "fp8_143": _Format(4, 3),
-    "fp10_154": _Format(5, 4),
-    "fp10_163": _Format(6, 3),
-    "fp12_156": _Format(5, 6),
-    "fp12_165": _Format(6, 5),
-    "fp15_168": _Format(6, 8),
-    "bfloat16": _Format(8, 7),
-    "float16": _Format(5, 10),
-}
-
-
 def _format_of(value, name):
     """What has `exponent_bits` and `mantissa_bits`, or None for the compute dtype."""
-    if value is None or (hasattr(value, "exponent_bits") and hasattr(value, "mantissa_bits")):
-        return value
-    rule = f"`{name}` must be None, a format or one of {', '.join(map(repr, FORMATS))}"
-    require(isinstance(value, str) and value in FORMATS, CALLER, rule, **{name: value})
-    return FORMATS[value]
+    return None if value is None else format_of(value, CALLER, name)
 
 
 def _moved(layer, shape, x_format, dy_format, block_size):
