@@ -43,7 +43,7 @@ def expected_readings(x, momentum, epsilon=None, epochs=1):
     return np.transpose(readings)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"range"}))  # It keeps no variances.
 def test_readings_are_those_of_the_batches(rng, kind):
     x = rng.normal(1.0, 2.0, (24, FEATURES)).astype(np.float32)
     layer = KINDS[kind](momentum=0.9, name="norm")

@@ -35,7 +35,8 @@ def put(folder, **changes):
 class Operations(str):
     """In place of a library that was loaded: where it was loaded from."""
 
-    keras_norms_moments = keras_norms_sums = keras_norms_blend = keras_norms_round = None
+    keras_norms_moments = keras_norms_sums = keras_norms_blend = None
+    keras_norms_extremes = keras_norms_add_at = keras_norms_round = None
 
     def __new__(cls, opened):
         return super().__new__(cls, os.path.realpath(opened))
