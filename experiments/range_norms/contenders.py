@@ -85,6 +85,9 @@ CONTENDERS = {
         for alignment in ("second_largest", "largest")
     },
     "light_32_truncate": light("LightNorm, blocks of 32, truncated", rounding="truncate"),
+    "light_32_calibrated": light(
+        "LightNorm, blocks of 32, calibrated constant", range_constant="calibrated"
+    ),
     "only_number_format": light_part("only numbers in fp10_154", number_format="fp10_154"),
     "only_blocks": light_part("only blocks of 32, 5 bits", block_size=32, mantissa_bits=5),
     "only_gradient_format": light_part("only gradients in bfloat16", gradient_format="bfloat16"),

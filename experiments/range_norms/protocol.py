@@ -67,7 +67,8 @@ PROTOCOL = """\
   of 4, 16 or 32 channels aligned to the second largest or to the largest exponent. It rounds to the
   nearest; truncated is the same with the second largest exponent. "Only" is one part of it with all
   others off and with mean and variance: the number format, the blocks, or the format of the
-  gradients; only ranges is "ranges, lightnorm constant".
+  gradients; only ranges is "ranges, lightnorm constant". LightNorm with the calibrated constant was
+  added after the others had been seen.
 * Adaptive: `AdaptiveBatchNormalization` in the place of batch normalization, where the means of
   activations are near 0 and so its band is narrow; and after each ReLU, where they are not, whose
   counterpart is batch normalization there. And `AdaptiveBatchStandardization` of the training

@@ -44,7 +44,9 @@ class AdaptiveBatchNormalization(BatchNormalizationBase):
     around a mean, and one sample outside is enough. There it acts on the raw input, with one mean
     a class, and nothing follows in inference: that is `AdaptiveBatchStandardization`. The rest is
     this package's: the rule inside a network, the moving mean without labels, the threshold, gamma
-    and beta, and inference. No results are published for it.
+    and beta, and inference. No results are published for it; in
+    our study (docs/results/range_norms.md) it was below batch normalization, and some trainings
+    diverged.
 
     Use it to study the rule, where activations have one sign: after a ReLU, or near the input. Not
     where their mean is near 0: there the band has no width, and the gate is always open. A gate

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from experiments.drift.report import page_of as drift_page
+from experiments.range_norms.report import page_of as range_norms_page
 from experiments.reports import page, reading
 from experiments.results import Results
 from experiments.small_batches.report import page_of as small_batches_page
@@ -18,6 +19,7 @@ RESULTS = pathlib.Path(__file__).parents[2] / "docs" / "results"
 PAGES = {
     "small_batches": small_batches_page,
     "momentum_0.9/small_batches": small_batches_page,
+    "range_norms": range_norms_page,
     "drift": drift_page,
     "text_classification": lambda found: text_page(text_classification_study(found["size"]), found),
     "translation": lambda found: text_page(translation_study(found["size"]), found),
