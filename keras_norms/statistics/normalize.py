@@ -111,6 +111,13 @@ def normalize_batch(
             y = kernels_in_use().blend(Operands(v=x, **_roles(vectors), **layout))
         else:
             y = write(x, vectors[1], *extras, **dict(zip(names, values, strict=True)))
+        results = forward, tuple(extras)
+        if extras:
+            # A training step may use y for no gradient and the others for all. TensorFlow's graph
+            # optimizer, in removing IdentityN, then forgets that the parameters are read for y
+            # before they are updated.
+            with tf.control_dependencies([y]):
+                results = tf.nest.map_structure(tf.identity, results)
 
         def gradient(dy, *gradients):
             extras_gradients = gradients[len(forward) :]
@@ -133,7 +140,7 @@ def normalize_batch(
             dx = blend(u=dy, a=scale, **of_moments, **layout)
             return back.at_positions(dx), *of_values
 
-        return Normalized(y, forward, tuple(extras)), gradient
+        return Normalized(y, *results), gradient
 
     return composite(x, *parameters.values())
 

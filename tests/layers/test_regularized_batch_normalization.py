@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 import keras_norms
 from keras_norms.keras_api import keras
@@ -288,3 +289,61 @@ def test_takes_the_config_of_a_stock_layer():
     stock = keras.layers.BatchNormalization(momentum=0.7, epsilon=0.01)
     layer = LAYER.from_config(stock.get_config())
     assert (layer.momentum, layer.epsilon, layer.penalty) == (0.7, 0.01, "variance_l1")
+
+
+def test_y_is_computed_before_the_parameters_are_updated():
+    """Where the loss is linear in y, only the penalty makes an update wait for the layer."""
+    norm = layer_with()
+    kernel = tf.Variable(tf.eye(2, dtype="float64"))
+    variables = [kernel, *norm.trainable_variables]
+
+    @tf.function(autograph=False)
+    def step(x):
+        with tf.GradientTape() as tape:
+            y = norm(norm(x, training=True) @ kernel, training=True)
+            loss = tf.add_n([tf.reduce_sum(y), *norm.losses])
+        for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
+            variable.assign_sub(gradient)
+        return y
+
+    # The order of reads and writes that TensorFlow's graph optimizer leaves.
+    nodes = nodes_that_run(step, tf.constant(X))
+    y = next(name for name, (kind, *_) in nodes.items() if kind == "_Retval")
+    checked = 0
+    for read in ancestors(y, nodes, control=False):
+        kind, inputs, _ = nodes[read]
+        if kind == "ReadVariableOp":
+            for write, (kind, targets, _) in nodes.items():
+                if kind.startswith("Assign") and targets[0] == inputs[0]:
+                    is_before = read in ancestors(write, nodes)
+                    assert is_before or write in ancestors(read, nodes), (read, write)
+                    checked += 1
+    assert checked >= len(variables)
+
+
+def nodes_that_run(function, x):
+    """Kind, inputs and control inputs of the nodes of the optimized graph, by name."""
+    context.enable_run_metadata()
+    function(x)
+    graphs = context.export_run_metadata().function_graphs
+    context.disable_run_metadata()
+    graph = max((each.post_optimization_graph for each in graphs), key=lambda each: len(each.node))
+    return {
+        node.name: (
+            node.op,
+            [name.split(":")[0] for name in node.input if name[0] != "^"],
+            [name[1:] for name in node.input if name[0] == "^"],
+        )
+        for node in graph.node
+    }
+
+
+def ancestors(name, nodes, control=True):
+    found, names = set(), [name]
+    while names:
+        name = names.pop()
+        if name not in found:
+            found.add(name)
+            _, inputs, controls = nodes[name]
+            names += inputs + controls if control else inputs
+    return found
