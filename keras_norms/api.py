@@ -12,6 +12,7 @@ from keras_norms.layers.regularized_batch_normalization import RegularizedBatchN
 from keras_norms.layers.sync_batch_normalization import SyncBatchNormalization
 from keras_norms.models.initialization import initialize_statistics
 from keras_norms.models.light_norm_cost import light_norm_cost
+from keras_norms.models.model_conversion import convert_batch_norm
 from keras_norms.ops.choice import NativeStatus, implementation, native_status, set_implementation
 from keras_norms.training.weight_decay import exclude_statistics_from_weight_decay
 
@@ -28,6 +29,7 @@ __all__ = [
     "SyncBatchNormalization",
     "callbacks",
     "conversion",
+    "convert_batch_norm",
     "diagnostics",
     "exclude_statistics_from_weight_decay",
     "implementation",

@@ -5,6 +5,7 @@ The package follows `tf.keras`: Keras 3, or Keras 2 with TensorFlow 2.15 or with
 """
 
 import contextlib
+import importlib
 import threading
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,6 +17,10 @@ if IS_KERAS_3:
     import keras  # `tf.keras` of Keras 3 lacks some of its modules.
 else:
     keras = tf.keras
+# Keras has no public way to read what it calls unsafe within a context only.
+_serialization = importlib.import_module(
+    f"{keras.layers.Layer.__module__.partition('.')[0]}.src.saving.serialization_lib"
+)
 
 
 def backend_name():
@@ -218,3 +223,31 @@ def _add_state(layer, name, shape, dtype, initializer, aggregation):
         aggregation=getattr(tf.VariableAggregation, aggregation.upper()),
         **options,
     )
+
+
+def replace_attribute(layer, name, value, changes):
+    """Sets an attribute that holds layers, some of them others than before.
+
+    Keras 3 remembers layers in a list that nothing may be added to once a layer is built.
+
+    Args:
+        layer: whose attribute it is.
+        name: of the attribute.
+        value: a layer, or a list, tuple or dict with layers.
+        changes: pairs of the layer that was there and the one that is there now.
+    """
+    if IS_KERAS_3:
+        for old, new in changes:
+            if old is not new and layer._tracker.is_in_store("layers", old):
+                layer._tracker.replace_tracked_value("layers", old, new)
+    setattr(layer, name, value)
+
+
+def rename(layer, name):
+    """Gives a layer the name that its copy in another model has."""
+    setattr(layer, "name" if IS_KERAS_3 else "_name", name)
+
+
+def trusting_configs():
+    """A context in which configs may hold functions of Python, as those of `Lambda` layers do."""
+    return _serialization.SafeModeScope(safe_mode=False)

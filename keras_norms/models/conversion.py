@@ -62,7 +62,7 @@ def renorm_from_stock(layer, **arguments):
         converted = BatchRenormalization(**{**converted.get_config(), **arguments})
     if not layer.built:
         return converted
-    converted.build(_input_shape(layer))
+    converted.build(input_shape_of(layer))
     _copy(layer, converted, "gamma", "beta", "moving_mean", "moving_stddev")
     pairs = (("moving_mean", "renorm_mean"), ("moving_stddev", "renorm_stddev"))
     apart = max(np.max(np.abs(_value(layer, a) - _value(layer, b)), initial=0.0) for a, b in pairs)
@@ -130,7 +130,7 @@ def renorm_to_stock(layer):
     )
     if not layer.built:
         return stock
-    stock.build(_input_shape(layer))
+    stock.build(input_shape_of(layer))
     _copy(layer, stock, "gamma", "beta", "moving_mean", "moving_stddev")
     variance = np.square(_value(layer, "moving_stddev").astype(np.float64)) - layer.epsilon
     stock.moving_variance.assign(np.maximum(variance, 0.0))
@@ -139,7 +139,7 @@ def renorm_to_stock(layer):
     return stock
 
 
-def _input_shape(layer):
+def input_shape_of(layer):
     rank = layer.input_spec.ndim
     axes = {int(axis) % rank: size for axis, size in layer.input_spec.axes.items()}
     return tuple(axes.get(axis) for axis in range(rank))

@@ -26,7 +26,7 @@ def batch_statistics_layers(model, owner):
     Raises:
         ValueError: if there is none.
     """
-    layers = named(layer for layer in nested_layers(model) if _kept(layer))
+    layers = named(layer for layer in nested_layers(model) if kept_by(layer))
     if not layers:
         raise ValueError(
             f"{owner}: the model must have a layer with batch statistics, such as a "
@@ -35,7 +35,7 @@ def batch_statistics_layers(model, owner):
     return layers
 
 
-def _kept(layer):
+def kept_by(layer):
     """The kind of moving statistics that a layer keeps, ours or of stock Keras, or None."""
     names = "moving_mean", "momentum", "axis", "epsilon"
     if not all(hasattr(layer, name) for name in names):
@@ -45,7 +45,7 @@ def _kept(layer):
 
 def stored_statistics(layer):
     """What a layer keeps moving averages of, as they are now: float64 vectors."""
-    return tuple(_vector(getattr(layer, name)) for name in _kept(layer).names)
+    return tuple(_vector(getattr(layer, name)) for name in kept_by(layer).names)
 
 
 def momentum_now(layer):
@@ -57,7 +57,7 @@ def momentum_now(layer):
 def mean_and_variance(layer, stored):
     """Mean and variance from stored statistics."""
     mean, spread = stored
-    return mean, tf.maximum(_kept(layer).variance(spread, layer.epsilon), 0.0)
+    return mean, tf.maximum(kept_by(layer).variance(spread, layer.epsilon), 0.0)
 
 
 def _vector(variable):
