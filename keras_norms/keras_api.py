@@ -17,9 +17,11 @@ if IS_KERAS_3:
     import keras  # `tf.keras` of Keras 3 lacks some of its modules.
 else:
     keras = tf.keras
-# Keras has no public way to read what it calls unsafe within a context only.
-_serialization = importlib.import_module(
-    f"{keras.layers.Layer.__module__.partition('.')[0]}.src.saving.serialization_lib"
+# What Keras has no public names for.
+_PACKAGE = f"{keras.layers.Layer.__module__.partition('.')[0]}.src"
+_serialization = importlib.import_module(f"{_PACKAGE}.saving.serialization_lib")
+_functional = importlib.import_module(
+    f"{_PACKAGE}.models.functional" if IS_KERAS_3 else f"{_PACKAGE}.engine.functional"
 )
 
 
@@ -223,6 +225,18 @@ def _add_state(layer, name, shape, dtype, initializer, aggregation):
         aggregation=getattr(tf.VariableAggregation, aggregation.upper()),
         **options,
     )
+
+
+def is_layer_model(layer):
+    """Whether a layer is a Sequential or functional model, whose config holds its layers."""
+    if isinstance(layer, keras.Sequential):
+        return True
+    kind = type(layer)
+    if not isinstance(layer, _functional.Functional):
+        return False
+    # Keras 3 writes the arguments of another constructor instead.
+    is_plain = _functional.functional_like_constructor(kind) if IS_KERAS_3 else True
+    return is_plain and kind.get_config is _functional.Functional.get_config
 
 
 def replace_attribute(layer, name, value, changes):

@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_norms.arguments import require
-from keras_norms.keras_api import IS_KERAS_3, keras, rename, replace_attribute, trusting_configs
+from keras_norms.keras_api import (
+    IS_KERAS_3,
+    is_layer_model,
+    keras,
+    rename,
+    replace_attribute,
+    trusting_configs,
+)
 from keras_norms.layers.sync_batch_normalization import SyncBatchNormalization
 from keras_norms.models.compile_state import copy_compile_state
 from keras_norms.models.layer_conversion import (
@@ -20,7 +27,6 @@ from keras_norms.models.layer_conversion import (
 from keras_norms.models.model_tree import (
     attributes,
     children,
-    is_layer_model,
     layers_in,
     own_variables,
     path_names,

@@ -6,15 +6,9 @@ import types
 
 import tensorflow as tf
 
-from keras_norms.keras_api import keras
+from keras_norms.keras_api import is_layer_model, keras
 
 _CONTAINERS = (list, tuple, dict)
-
-
-def is_layer_model(layer):
-    """Whether a layer is a Sequential or functional model, whose config holds its layers."""
-    is_model = isinstance(layer, keras.Model) and hasattr(layer, "layers")
-    return is_model and getattr(layer, "inputs", None) is not None and "layers" in _config(layer)
 
 
 def children(layer):
@@ -153,10 +147,3 @@ def _is_of_the_author(value):
     module = type(value).__module__ or ""
     is_known = module.split(".")[0] in modules
     return not is_known and not isinstance(value, (type, tf.Module)) and hasattr(value, "__dict__")
-
-
-def _config(layer):
-    try:
-        return layer.get_config()
-    except Exception:  # A custom model may have none.
-        return {}

@@ -1,0 +1,48 @@
+"""What commands that change models have in common: errors, files, and the report they print."""
+
+import json
+import sys
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from keras_norms.cli.errors import sentence
+from keras_norms.cli.model_files import check_output, load_model, save_model
+from keras_norms.printable import printable
+
+
+def guarded(command, function, *arguments):
+    """Runs a command; returns 0, or 2 on an error, of which a pipeline reads one line."""
+    try:
+        function(*arguments)
+    except (Exception, SystemExit) as error:
+        print(f"keras-norms {command}: {sentence(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def write_changed(options, change):
+    """Writes what `change(model)` returns, a model and a report, and prints the report."""
+    check_output(options)
+    model, report = change(load_model(options.model, compiled=True, module=options.module))
+    save_model(model, options.output)
+    if options.json:
+        rows = [row._asdict() for row in report]
+        print(json.dumps({"output": options.output, "layers": rows}, indent=2))
+    else:
+        _print(report, options)
+
+
+def _print(report, options):
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # A file is searched by line: names stay whole.
+    rows = [row._asdict() for row in report]
+    table = Table(title=f"keras-norms {options.command}", title_justify="left")
+    for name in rows[0] if rows else ():
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(printable("-" if cell is None else cell)) for cell in row.values()))
+    console.print(table)
+    console.print(f"Written: {printable(options.output)}", markup=False, highlight=False)
