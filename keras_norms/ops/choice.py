@@ -4,15 +4,14 @@
 visible: a library without GPU kernels would drag activations from the GPU to the host and back.
 """
 
-import contextlib
 import os
-import threading
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from keras_norms.ops import library, native, reference
 from keras_norms.ops.exporting import is_exporting
+from keras_norms.ops.scopes import Scope
 
 IMPLEMENTATIONS = ("auto", "native", "reference")
 
@@ -38,16 +37,8 @@ class NativeStatus(NamedTuple):
     xla: str | None = None
 
 
-class _Choice(threading.local):
-    """Per thread, so that a scoped choice does not leak into other threads' traces."""
-
-    scoped: str | None = None
-
-
-_choice = _Choice()
 _default = ["auto"]
-# Of all threads: a strategy traces its replicas in threads of its own.
-_open_scopes: list[str] = []
+_scope = Scope()
 
 
 def native_status():
@@ -99,7 +90,6 @@ def set_implementation(name):
     _default[0] = _checked(name)
 
 
-@contextlib.contextmanager
 def implementation(name):
     """The scoped form of `set_implementation`, for this thread and the replicas it runs.
 
@@ -109,21 +99,12 @@ def implementation(name):
     ...     keras_norms.ops.batch_moments(tf.constant([[1.0], [3.0]])).mean.numpy()
     array([2.])
     """
-    previous, _choice.scoped = _choice.scoped, _checked(name)
-    _open_scopes.append(name)
-    try:
-        yield
-    finally:
-        _choice.scoped = previous
-        _open_scopes.remove(name)
+    return _scope.holding(_checked(name))
 
 
 def implementation_in_use():
     """Returns `"native"` or `"reference"`: what a layer traced now would run on."""
-    scoped = _choice.scoped
-    if scoped is None and _open_scopes and tf.distribute.has_strategy():
-        scoped = _open_scopes[-1]
-    chosen = scoped or _default[0]
+    chosen = _scope.value or _default[0]
     if chosen == "reference" or not native_status().available or is_exporting():
         return "reference"
     return "native"

@@ -101,20 +101,20 @@ def test_rejects(machine, choose):
 def test_a_scoped_choice_ends_with_its_scope_and_stays_in_its_thread():
     seen = []
     with keras_norms.implementation("reference"):
-        thread = threading.Thread(target=lambda: seen.append(choice._choice.scoped))
+        thread = threading.Thread(target=lambda: seen.append(choice._scope.own_value))
         thread.start()
         thread.join()
-        assert choice._choice.scoped == "reference"
-    assert seen == [None] and choice._choice.scoped is None
+        assert choice._scope.own_value == "reference"
+    assert seen == [None] and choice._scope.own_value is None
 
 
 def test_a_scoped_choice_reaches_the_replicas():
     """A strategy traces them in threads of its own."""
     strategy, seen = tf.distribute.MirroredStrategy(["CPU:0"]), []
     with keras_norms.implementation("reference"):
-        strategy.run(lambda: seen.append((implementation_in_use(), choice._choice.scoped)))
+        strategy.run(lambda: seen.append((implementation_in_use(), choice._scope.own_value)))
     assert seen[0][0] == "reference"
-    assert not choice._open_scopes
+    assert choice._scope.value is None
 
 
 def test_the_choice_acts_when_a_function_is_traced(machine, monkeypatch):
