@@ -14,6 +14,7 @@ from keras_norms.models.initialization import initialize_statistics
 from keras_norms.models.light_norm_cost import light_norm_cost
 from keras_norms.models.model_conversion import convert_batch_norm
 from keras_norms.ops.choice import NativeStatus, implementation, native_status, set_implementation
+from keras_norms.ops.exporting import exporting
 from keras_norms.training.weight_decay import exclude_statistics_from_weight_decay
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "convert_batch_norm",
     "diagnostics",
     "exclude_statistics_from_weight_decay",
+    "exporting",
     "implementation",
     "initialize_statistics",
     "light_norm_cost",

@@ -22,7 +22,7 @@ from keras_norms.layers.channels import ChannelNormalization, Untracked, argumen
 from keras_norms.layers.rematerialization import run_of
 from keras_norms.layers.rules import check_arguments, check_batch_options
 from keras_norms.layers.stock_config import stock_config
-from keras_norms.ops.kernels import blend
+from keras_norms.ops.affine import affine
 from keras_norms.schedules import checked_momentum, momentum_at, needs_step
 from keras_norms.statistics.effective_size import SIZED_MOMENTS
 from keras_norms.statistics.moments import MOMENTS
@@ -173,7 +173,7 @@ class BatchNormalizationBase(ChannelNormalization):
     def _infer(self, x, state, parameters, axis, weights):
         """`y` of inference."""
         scale, center, shift = self._inference_affine(state, **parameters)
-        return blend(v=x, b=scale, c=shift, center=center, axis=axis, weights=weights)
+        return affine(x, scale, center, shift, axis=axis, weights=weights)
 
     def _writer(self, axis, weights):
         """How training computes `y`; see `normalize_batch`."""

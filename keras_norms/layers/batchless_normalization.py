@@ -13,7 +13,7 @@ from keras_norms.layers.channels import ChannelNormalization, argument_names
 from keras_norms.layers.keras_2 import registered
 from keras_norms.layers.rematerialization import run_of
 from keras_norms.layers.rules import check_arguments, check_choice
-from keras_norms.ops.kernels import blend
+from keras_norms.ops.affine import affine
 from keras_norms.statistics.given import normalize_given
 from keras_norms.statistics.parametrization import PARAMETRIZATIONS
 
@@ -180,7 +180,7 @@ class BatchlessNormalization(ChannelNormalization):
         mean, stored, inverse_stddev = self._read_statistics()
         scale, center, shift = self._affine(mean, inverse_stddev, **self._read_parameters())
         if training is False:
-            return restore(blend(v=x, b=scale, c=shift, center=center, axis=axis, weights=weights))
+            return restore(affine(x, scale, center, shift, axis=axis, weights=weights))
         self._advise()
         y, deviations = normalize_given(x, scale, center, shift, axis=axis, weights=weights)
         # Where a mask leaves nothing there is nothing to follow.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_norms.ops import library, native, reference
-from keras_norms.ops.exporting import is_exporting
+from keras_norms.ops.exporting import traces_for_export
 from keras_norms.ops.scopes import Scope
 
 IMPLEMENTATIONS = ("auto", "native", "reference")
@@ -105,7 +105,7 @@ def implementation(name):
 def implementation_in_use():
     """Returns `"native"` or `"reference"`: what a layer traced now would run on."""
     chosen = _scope.value or _default[0]
-    if chosen == "reference" or not native_status().available or is_exporting():
+    if chosen == "reference" or not native_status().available or traces_for_export():
         return "reference"
     return "native"
 

@@ -4,6 +4,7 @@ A stand-in for the compiled kernels notes when it is traced, so these hold witho
 """
 
 import pathlib
+import threading
 import types
 
 import numpy as np
@@ -13,7 +14,7 @@ import tensorflow as tf
 import keras_norms
 from keras_norms.keras_api import IS_KERAS_3, keras
 from keras_norms.ops import choice, reference
-from keras_norms.ops.exporting import is_exporting
+from keras_norms.ops.exporting import combines_vectors, is_exporting, traces_for_export
 
 QUIET = {"verbose": False} if IS_KERAS_3 else {}
 
@@ -120,3 +121,96 @@ def test_functions_that_run_replicas_hold_no_operation_of_the_library(native, tm
     module.serve = serve
     tf.saved_model.save(module, str(tmp_path / "model"))
     assert b"KerasNorms>" not in (tmp_path / "model" / "saved_model.pb").read_bytes()
+
+
+def operations(function):
+    return [node.op for node in function.graph.as_graph_def().node]
+
+
+def test_a_scope_traces_stock_operations_for_inference(native):
+    model, spec = trained(tf.distribute.get_strategy()), tf.TensorSpec((None, 5))
+    with keras_norms.exporting():
+        inside = tf.function(model).get_concrete_function(spec)
+    outside = tf.function(model).get_concrete_function(spec)
+    assert "KerasNorms>Blend" in operations(outside)
+    assert not [name for name in operations(inside) if name.startswith("KerasNorms>")]
+    x = tf.random.normal((8, 5), 1.0, 2.0)
+    np.testing.assert_allclose(inside(x), outside(x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_scope_ends_stays_in_its_thread_and_reaches_the_replicas():
+    strategy, seen = tf.distribute.MirroredStrategy(["CPU:0"]), []
+    with keras_norms.exporting(centered=True):
+        with keras_norms.exporting():
+            thread = threading.Thread(target=lambda: seen.append(traces_for_export()))
+            thread.start()
+            thread.join()
+            strategy.run(lambda: seen.extend([traces_for_export(), combines_vectors()]))
+        seen += [traces_for_export(), combines_vectors()]
+    assert seen == [False, True, True, True, False]
+    assert not traces_for_export()
+
+
+def test_rejects_what_is_not_a_choice():
+    rule = r"exporting: `centered` must be True or False. Received: centered='yes'."
+    with pytest.raises(ValueError, match=rule):
+        keras_norms.exporting("yes")
+
+
+def far_from_zero(offset):
+    """A layer, inputs with this mean over standard deviation, and y in float64."""
+    rng = np.random.default_rng(3)
+    stddev = rng.uniform(0.1, 10.0, 6)
+    mean = offset * stddev * rng.choice([-1.0, 1.0], 6)
+    x = rng.normal(mean, stddev, (512, 6)).astype(np.float32)
+    layer = keras_norms.BatchNormalization()
+    layer.build((None, 6))
+    gamma, beta = rng.uniform(0.5, 1.5, 6), rng.normal(size=6)
+    layer.set_weights([gamma, beta, mean, np.square(stddev)])
+    gamma, beta, mean, variance = (w.astype(np.float64) for w in layer.get_weights())
+    scale = gamma / np.sqrt(variance + layer.epsilon)
+    return layer, x, scale, scale * (x - mean) + beta
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0, 100.0, 1e4])
+def test_a_file_rounds_a_product_a_vector_and_a_sum(offset):
+    """Each by half a unit in the last place; the scale has an error too, which is that of y."""
+    layer, x, scale, y = far_from_zero(offset)
+    with keras_norms.exporting():
+        exported = np.asarray(layer(x, training=False), np.float64)
+    of_scale = 4.0 * np.abs(y - layer.get_weights()[1])
+    size = 2.0 * np.abs(scale * x) + 3.0 * np.abs(y) + np.abs(layer.get_weights()[1]) + of_scale
+    assert np.all(np.abs(exported - y) <= 2.0**-24 * size)
+
+
+def test_a_centered_file_is_exact_at_any_offset():
+    layer, x, _, y = far_from_zero(1e5)
+    with keras_norms.exporting(centered=True):
+        centered = np.asarray(layer(x, training=False))
+    with keras_norms.exporting():
+        combined = np.asarray(layer(x, training=False))
+    assert np.max(np.abs(centered - y)) < 5e-6
+    assert np.max(np.abs(combined - y)) > 1e-3
+
+
+def test_masked_positions_are_read_as_the_mean_in_files_too():
+    x, mask = np.ones((2, 3, 4), np.float32), np.array([[1, 1, 0], [1, 0, 0]], bool)
+    x[~mask] = np.nan
+    layer = keras_norms.BatchNormalization(beta_initializer=keras.initializers.Constant(0.25))
+    with keras_norms.exporting():
+        y = np.asarray(layer(x, mask=tf.constant(mask), training=False))
+    np.testing.assert_array_equal(y[~mask], 0.25)
+    assert np.all(np.isfinite(y))
+
+
+def test_a_loaded_model_has_gradients(tmp_path):
+    model = keras.Sequential([keras.layers.Input((6,)), far_from_zero(1.0)[0]])
+    model.export(str(tmp_path), **QUIET)
+    gamma, _, _, variance = model.get_weights()
+    loaded, x = tf.saved_model.load(str(tmp_path)), tf.ones((2, 6))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = loaded.signatures["serving_default"](x)
+    (dx,) = (tape.gradient(value, x) for value in y.values())
+    expected = np.broadcast_to(gamma / np.sqrt(variance + model.layers[-1].epsilon), (2, 6))
+    np.testing.assert_allclose(dx, expected, rtol=1e-5)
