@@ -75,8 +75,8 @@ leg-addons: .venv-addons/test
 	@$(ADDONS) $(PYTEST) tests | tee $(LEGS)/addons
 
 bench: .venv/test
-	@echo "== Benchmarks: layers, family, monitor, resnet50, replicas (minutes); gpu.py needs a GPU and is run by hand"
-	@for name in layers family monitor resnet50 replicas; do echo "-- $$name"; $(MAIN) benchmarks/$$name.py; done
+	@echo "== Benchmarks: layers, family, monitor, resnet50, replicas, exporting (minutes); gpu.py needs a GPU and is run by hand"
+	@for name in layers family monitor resnet50 replicas exporting; do echo "-- $$name"; $(MAIN) benchmarks/$$name.py; done
 
 clean:
 	@echo "== Removing environments, builds, caches, demo_output and streaming_output"
@@ -119,12 +119,12 @@ INSTALL = pip install -q --no-build-isolation
 
 .venv/test: $(METADATA) $(SOURCES) .venv/tensorflow
 	@echo "== Building the compiled library; installing the tools into .venv (2-4 minutes)"
-	@$(MAIN) -m $(INSTALL) -c requirements/main.txt -e '.[legacy,examples,experiments,jax,dev]'
+	@$(MAIN) -m $(INSTALL) -c requirements/main.txt -e '.[legacy,examples,experiments,jax,deploy,dev]'
 	@touch $@
 
 .venv-addons/test: $(METADATA) $(SOURCES) .venv-addons/tensorflow
 	@echo "== Building the compiled library; installing the tools into .venv-addons (2-4 minutes)"
-	@$(ADDONS) -m $(INSTALL) -c requirements/addons.txt -e '.[addons,examples,experiments,dev]'
+	@$(ADDONS) -m $(INSTALL) -c requirements/addons.txt -e '.[addons,examples,experiments,deploy,dev]'
 	@touch $@
 
 native:
