@@ -43,6 +43,12 @@ def _print(report, options):
     for name in rows[0] if rows else ():
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(printable("-" if cell is None else cell)) for cell in row.values()))
+        table.add_row(*map(_cell, row.values()))
     console.print(table)
     console.print(f"Written: {printable(options.output)}", markup=False, highlight=False)
+
+
+def _cell(value):
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else escape(printable(value))

@@ -1,7 +1,6 @@
 """`keras-norms cost`: the bytes of activations that normalization moves in a training step."""
 
 import json
-import pathlib
 import sys
 
 from rich.console import Console
@@ -9,7 +8,6 @@ from rich.console import Console
 from keras_norms.cli.errors import sentence
 from keras_norms.cli.model_files import load_model
 from keras_norms.models.light_norm_cost import light_norm_cost
-from keras_norms.printable import printable
 
 
 def run(options):
@@ -27,8 +25,6 @@ def run(options):
 
 
 def _cost(options):
-    if not pathlib.Path(options.model).exists():
-        raise ValueError(f"there is no model {printable(options.model)}.")
     return light_norm_cost(
         load_model(options.model),
         options.batch_size,

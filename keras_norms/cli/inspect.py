@@ -1,7 +1,5 @@
 """`keras-norms inspect`: compares data with the reference of a saved model."""
 
-import contextlib
-import importlib
 import json
 import os
 import pathlib
@@ -32,11 +30,7 @@ def _inspect(options):
     _check(options)
     path = options.reference or StatisticsReference.beside(options.model)
     reference: Any = None if options.record else _load_reference(path, options.model)
-    if options.module:
-        sys.path.insert(0, "")  # As `python -m` does: the folder that the command is called in.
-        with contextlib.redirect_stdout(sys.stderr):  # What it prints must not mix with our JSON.
-            importlib.import_module(options.module)
-    model = load_model(options.model)
+    model = load_model(options.model, module=options.module)
     data = read_npz(options.data, model)
     reading = dict(batch_size=options.batch_size, steps=options.steps, verbose=0)
     if options.record:

@@ -18,7 +18,14 @@ def main(arguments=None):
     parser.add_argument("--version", action="version", version=f"keras-norms {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, (summary, add_arguments) in COMMANDS.items():
-        add_arguments(commands.add_parser(name, help=summary).add_argument)
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=EPILOGS.get(name),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_arguments(command.add_argument)
     options = parser.parse_args(arguments)
     return importlib.import_module(f"keras_norms.cli.{options.command}").run(options)
 
@@ -101,9 +108,112 @@ def _cost(add):
     add("--json", action="store_true", help="print JSON instead of a table")
 
 
+def _files(add):
+    add("model", metavar="MODEL", help="a model that Keras saved; it stays as it is")
+    add("output", metavar="OUTPUT", help="where the new model goes: a name that ends in .keras")
+    add("--force", action="store_true", help="replace OUTPUT if there is one")
+    _module(add)
+
+
+def _module(add):
+    add(
+        "--import",
+        metavar="MODULE",
+        dest="module",
+        help="a module that registers layers, imported first",
+    )
+
+
+def _json(add):
+    add("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _convert(add):
+    _files(add)
+    add(
+        "--to",
+        default="SyncBatchNormalization",
+        metavar="CLASS",
+        help="of keras_norms, or stock; default SyncBatchNormalization",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="arguments",
+        help="an argument of all new layers; may be given several times",
+    )
+    _json(add)
+
+
+def _fold(add):
+    _files(add)
+    _json(add)
+
+
+def _recompute(add):
+    _files(add)
+    add("--data", metavar="NPZ", required=True, help="inputs: one array, or one for each input")
+    add("--batch-size", type=int, default=32, metavar="N", help="default 32")
+    add("--steps", type=int, metavar="N", help="read at most this many batches")
+    add(
+        "--sequential",
+        action="store_true",
+        help="layer by layer, each behind recomputed ones; reads the data once for each",
+    )
+    _json(add)
+
+
+def _advise(add):
+    add("model", metavar="MODEL", help="a model that Keras saved")
+    add("--data", metavar="NPZ", required=True, help="inputs: one array, or one for each input")
+    add("--replicas", type=int, required=True, metavar="R", help="how many replicas train it")
+    add("--batch", type=int, required=True, metavar="B", help="instances of each replica")
+    add("--limit", type=float, default=0.2, metavar="NOISE", help="that is small; default 0.2")
+    _module(add)
+    _json(add)
+
+
+def _bench(add):
+    add("--rounds", type=int, default=20, metavar="N", help="calls of each layer; default 20")
+    _json(add)
+
+
 COMMANDS = {
     "doctor": ("say what the layers run on here, and why", _doctor),
     "build": ("build the compiled library", _build),
     "inspect": ("compare data with a model's reference", _inspect),
+    "convert": ("write a copy of a model with other batch normalization layers", _convert),
+    "fold": ("write a copy of a model for inference, without normalization where it can", _fold),
+    "recompute": ("write a copy of a model with statistics taken anew from data", _recompute),
+    "advise": ("measure which layer a model wants on several replicas", _advise),
+    "bench": ("time the layers of this package against stock Keras, here", _bench),
     "cost": ("count the bytes that normalization moves in a training step", _cost),
+}
+
+_RETURNS = "Returns 0, or 2 on an error, with one line on stderr that says what it was."
+EPILOGS = {
+    "convert": f"""examples:
+  keras-norms convert model.keras synchronized.keras
+  keras-norms convert model.keras renorm.keras --to BatchRenormalization --set r_max=3.0
+  keras-norms convert synchronized.keras stock.keras --to stock --set synchronized=False
+
+{_RETURNS}""",
+    "fold": f"""example:
+  keras-norms fold model.keras serving.keras
+
+{_RETURNS}""",
+    "recompute": f"""example:
+  keras-norms recompute averaged.keras ready.keras --data train.npz --batch-size 128
+
+{_RETURNS}""",
+    "advise": f"""example:
+  keras-norms advise model.keras --data train.npz --replicas 8 --batch 4
+
+{_RETURNS}""",
+    "bench": f"""example:
+  keras-norms bench --rounds 50
+
+{_RETURNS}""",
 }

@@ -1,22 +1,39 @@
 """What commands read: a saved model, and its inputs."""
 
+import contextlib
+import importlib
+import os
 import pathlib
+import sys
+import tempfile
 
 import numpy as np
 
 import keras_norms.api  # noqa: F401  Its layers must be registered.
+from keras_norms.files import write_whole
 from keras_norms.keras_api import IS_KERAS_3, keras
 from keras_norms.printable import printable
 
 
-def load_model(path):
+def load_model(path, *, compiled=False, module=None):
     """The model, with layers of this package.
+
+    Args:
+        path: of the file.
+        compiled: whether it is to be compiled as it was, if it can be.
+        module: the name of a module that registers layers, imported first.
 
     Raises:
         ValueError: if it cannot be loaded.
     """
+    if not pathlib.Path(path).exists():
+        raise ValueError(f"there is no model {printable(path)}.")
+    if module:
+        sys.path.insert(0, "")  # As `python -m` does: the folder that the command is called in.
+        with contextlib.redirect_stdout(sys.stderr):  # What it prints must not mix with our JSON.
+            importlib.import_module(module)
     try:
-        model = keras.models.load_model(path, compile=False)
+        model = _loaded(path, compiled)
     except Exception as error:
         first = str(error).strip().splitlines()[0]
         raise ValueError(
@@ -27,6 +44,35 @@ def load_model(path):
             f"{printable(path)} was saved before the model had weights: build it first."
         )
     return model
+
+
+def _loaded(path, compiled):
+    if compiled:
+        with contextlib.suppress(Exception):  # A loss may be a function that nobody registered.
+            return keras.models.load_model(path)
+    return keras.models.load_model(path, compile=False)
+
+
+def check_output(options):
+    """Raises where the output of a command could not be written, before any work is done."""
+    path = pathlib.Path(options.output)
+    name = printable(path)
+    if path.suffix != ".keras":
+        raise ValueError(f"OUTPUT must end in .keras. Received: {name}.")
+    if os.path.realpath(path) == os.path.realpath(options.model):
+        raise ValueError(f"OUTPUT must be a file of its own. Received: {name}, the model.")
+    if path.exists() and not options.force:
+        raise ValueError(f"{name} exists; --force replaces it.")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {printable(path.parent)}.")
+
+
+def save_model(model, path):
+    """Saves a model beside the path and renames it into place, so no reader sees half a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        written = pathlib.Path(folder, "model.keras")
+        model.save(written)
+        write_whole(path, written.read_bytes())
 
 
 def read_npz(path, model):

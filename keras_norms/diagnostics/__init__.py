@@ -5,6 +5,7 @@ from keras_norms.diagnostics.discrepancy import (
     training_inference_discrepancy,
 )
 from keras_norms.diagnostics.drift import ChannelDrift, Drift
+from keras_norms.diagnostics.replica_advice import LayerAdvice, ReplicaAdvice, advise
 from keras_norms.diagnostics.statistics_reference import (
     StatisticsReference,
 )
@@ -13,6 +14,9 @@ __all__ = [
     "ChannelDrift",
     "Discrepancy",
     "Drift",
+    "LayerAdvice",
+    "ReplicaAdvice",
     "StatisticsReference",
+    "advise",
     "training_inference_discrepancy",
 ]

@@ -19,17 +19,23 @@ def copy_compile_state(model, copy, variables):
     """
     if getattr(model, "optimizer", None) is None:
         return []
-    optimizer = model.optimizer
+    config = model.get_compile_config()
     try:
-        # Keras cannot read all configs of optimizers that it writes.
-        copy.compile_from_config({**model.get_compile_config(), "optimizer": "sgd"})
-        copy.optimizer = _unbuilt(optimizer)
+        _compile(copy, config, model.optimizer)
     except Exception as error:
         copy.optimizer = None
         reason = printable((str(error).strip().splitlines() or [type(error).__name__])[0])
         return [f"the copy of {called(model)} is not compiled: {reason}"]
-    _copy_optimizer(optimizer, copy.optimizer, variables, copy.trainable_variables)
+    _copy_optimizer(model.optimizer, copy.optimizer, variables, copy.trainable_variables)
     return []
+
+
+def _compile(copy, config, optimizer):
+    try:
+        copy.compile_from_config(config)
+    except Exception:  # Keras cannot read all configs of optimizers that it writes.
+        copy.compile_from_config({**config, "optimizer": "sgd"})
+        copy.optimizer = copy._compile_config.config["optimizer"] = _unbuilt(optimizer)
 
 
 def _unbuilt(optimizer):
