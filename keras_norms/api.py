@@ -15,6 +15,7 @@ from keras_norms.models.light_norm_cost import light_norm_cost
 from keras_norms.models.model_conversion import convert_batch_norm
 from keras_norms.ops.choice import NativeStatus, implementation, native_status, set_implementation
 from keras_norms.ops.exporting import exporting
+from keras_norms.training.freezing import freeze_batch_norm, unfreeze_batch_norm
 from keras_norms.training.weight_decay import exclude_statistics_from_weight_decay
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "diagnostics",
     "exclude_statistics_from_weight_decay",
     "exporting",
+    "freeze_batch_norm",
     "implementation",
     "initialize_statistics",
     "light_norm_cost",
@@ -42,4 +44,5 @@ __all__ = [
     "ops",
     "schedules",
     "set_implementation",
+    "unfreeze_batch_norm",
 ]

@@ -129,6 +129,42 @@ class LayerWithLosses(keras.layers.Layer):
             return _Losses(keras.layers.Layer._eager_losses.fget(self))
 
 
+class LayerWithUntrainedWeights(keras.layers.Layer):
+    """A layer that leaves some of its trainable weights out of training: `untrained_weights`.
+
+    Keras 3 asks each variable whether it is trained, Keras 2 the layer.
+    """
+
+    @property
+    def untrained_weights(self):
+        return []
+
+    def mark_untrained_weights(self):
+        """To be called where `untrained_weights` has changed."""
+        if IS_KERAS_3:  # Where an attribute is assigned what it was, Keras does nothing.
+            LayerWithUntrainedWeights.trainable.fset(self, self.trainable)
+
+    if IS_KERAS_3:
+
+        @keras.layers.Layer.trainable.setter
+        def trainable(self, value):
+            keras.layers.Layer.trainable.fset(self, value)
+            for weight in self.untrained_weights:
+                weight.trainable = False
+
+    else:
+
+        @property
+        def trainable_weights(self):
+            left_out = {id(weight) for weight in self.untrained_weights}
+            return [w for w in super().trainable_weights if id(w) not in left_out]
+
+        @property
+        def non_trainable_weights(self):
+            of_layer = super().non_trainable_weights
+            return [*self.untrained_weights, *of_layer] if self.trainable else of_layer
+
+
 def add_loss_when_read(layer, loss):
     """Adds a `LossWhenRead`. Returns False where Keras keeps losses outside the layer."""
     layer.add_loss(loss.value)
@@ -137,6 +173,13 @@ def add_loss_when_read(layer, loss):
         return False
     kept[-1] = loss
     return True
+
+
+def stock_layers(*names):
+    """The layer classes of Keras with these names, as far as this Keras has them."""
+    rooms = keras.layers, getattr(keras.layers, "experimental", None)
+    found = (getattr(room, name, None) for name in names for room in rooms)
+    return tuple(layer_class for layer_class in found if layer_class is not None)
 
 
 def nested_layers(model):

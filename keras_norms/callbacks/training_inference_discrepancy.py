@@ -118,7 +118,9 @@ class TrainingInferenceDiscrepancy(Readings):
         layers = {
             name: layer
             for name, layer in batch_statistics_layers(self.model, CALLER).items()
-            if layer.trainable and not (is_number(layer.momentum) and layer.momentum >= 1)
+            if layer.trainable
+            and "statistics" not in getattr(layer, "frozen", [])
+            and not (is_number(layer.momentum) and layer.momentum >= 1)
         }
         if not layers:
             raise ValueError(

@@ -78,6 +78,9 @@ class BatchNormalization(BatchNormalizationBase):
             `1 + (1 - momentum) * ((1 + max_update)^2 - 1)`, with momentum 0.99 that is 1.03 for 1,
             1.15 for 3 and 1.35 for 5, and several add up. It needs an `epsilon` above 0. Defaults
             to `None`, no bound.
+        frozen: what training leaves alone, a list: with `"statistics"` the layer computes as in
+            inference and its moving statistics stay, with `"parameters"` gamma and beta are not
+            trained. See `freeze_batch_norm`. Defaults to `()`, nothing.
         **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:

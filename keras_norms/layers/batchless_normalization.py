@@ -75,7 +75,7 @@ class BatchlessNormalization(ChannelNormalization):
         monitor: None, or the momentum in [0, 1) of a moving average of `E[z^2]`, kept in the weight
             `second_moment`, which starts at 1. `callbacks.SecondMomentMonitor` reads it.
             Defaults to `None`.
-        **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+        **kwargs: `frozen` (see `freeze_batch_norm`), and those of `keras.layers.Layer`.
 
     Call arguments:
         inputs: tensor `(batch, ..., channels, ...)`.
@@ -205,7 +205,7 @@ class BatchlessNormalization(ChannelNormalization):
 
         To keep them from weight decay: `keras_norms.exclude_statistics_from_weight_decay`.
         """
-        return [self.mean, getattr(self, self._stddev_rule.weight)]
+        return [self.mean, getattr(self, self._stddev_rule.weight)] if self.built else []
 
     @property
     def statistics(self):

@@ -6,10 +6,16 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_norms.keras_api import LayerWithLosses, add_parameter, check_backend, keras
+from keras_norms.keras_api import (
+    LayerWithLosses,
+    LayerWithUntrainedWeights,
+    add_parameter,
+    check_backend,
+    keras,
+)
 from keras_norms.layers import keras_2
 from keras_norms.layers.inputs import real_tensor, static_if_possible
-from keras_norms.layers.rules import check_arguments
+from keras_norms.layers.rules import check_arguments, check_frozen
 from keras_norms.ops.layout import ChannelView, canonical_axes
 from keras_norms.ops.weights import row_weights
 from keras_norms.printable import called
@@ -44,7 +50,7 @@ def argument_names(layer_class):
     return tuple(names)
 
 
-class ChannelNormalization(LayerWithLosses):
+class ChannelNormalization(LayerWithUntrainedWeights, LayerWithLosses):
     """`y = scale * (x - center) + shift` per channel, with gamma and beta in scale and shift."""
 
     def __init__(
@@ -59,12 +65,14 @@ class ChannelNormalization(LayerWithLosses):
         gamma_regularizer,
         beta_constraint,
         gamma_constraint,
+        frozen=(),
         **kwargs,
     ):
         check_backend(type(self).__name__)
         # Inputs are cast here. Keras would cast float masks as well, to half precision.
         super().__init__(**{"autocast": False, **kwargs})
         self.supports_masking = True
+        self.gamma = self.beta = None
         self.axis = axis
         self.epsilon = epsilon
         self.center = center
@@ -75,6 +83,7 @@ class ChannelNormalization(LayerWithLosses):
         self.gamma_regularizer = keras.regularizers.get(gamma_regularizer)
         self.beta_constraint = keras.constraints.get(beta_constraint)
         self.gamma_constraint = keras.constraints.get(gamma_constraint)
+        self.frozen = frozen
         check_arguments(self, argument_names(ChannelNormalization), self._owner)
         self.axis = [int(a) for a in axis] if isinstance(axis, (list, tuple)) else int(axis)
 
@@ -90,7 +99,6 @@ class ChannelNormalization(LayerWithLosses):
         shape = tuple(n if a in axes else 1 for a, n in enumerate(input_shape))
         if len(axes) == 1:
             shape = (input_shape[axes[0]],)
-        self.gamma = self.beta = None
         if self.scale:
             self.gamma = add_parameter(
                 self,
@@ -114,6 +122,35 @@ class ChannelNormalization(LayerWithLosses):
             ndim=len(input_shape), axes={a: input_shape[a] for a in axes}
         )
         self.built = True
+        self.mark_untrained_weights()
+
+    @property
+    def frozen(self):
+        """What training leaves alone: `"statistics"`, `"parameters"`, both or nothing."""
+        return list(self._frozen)
+
+    @frozen.setter
+    def frozen(self, names):
+        check_frozen(names, self._owner)
+        self._frozen = tuple(sorted(set(names)))
+        self.mark_untrained_weights()
+
+    @property
+    def untrained_weights(self):
+        named = {"parameters": self.parameter_weights, "statistics": self.statistics_weights}
+        return [
+            w for name in ("parameters", "statistics") if name in self._frozen for w in named[name]
+        ]
+
+    @property
+    def parameter_weights(self):
+        """`gamma` and `beta`, as far as the layer has them and is built."""
+        return [w for w in (self.gamma, self.beta) if w is not None]
+
+    @property
+    def statistics_weights(self):
+        """The statistics that an optimizer trains; layers with moving statistics have none."""
+        return []
 
     def build_from_config(self, config):
         with keras_2.name_scope_of(self):
@@ -139,7 +176,7 @@ class ChannelNormalization(LayerWithLosses):
 
     def _mode(self, training):
         """`training` as a bool, or as a tensor whose value is not known yet."""
-        if not self.trainable:
+        if not self.trainable or "statistics" in self._frozen:
             return False
         if not tf.compat.v1.executing_eagerly_outside_functions():
             return keras_2.mode_without_eager(training, self._owner)

@@ -63,6 +63,14 @@ def check_arguments(layer, names, owner):
             require(holds(value), owner, f"`{name}` {rule}", **{name: value})
 
 
+def check_frozen(names, owner):
+    """Raises ValueError if this is not a list of what a layer can freeze."""
+    is_list = isinstance(names, (list, tuple))
+    holds = is_list and all(name in ("statistics", "parameters") for name in names)
+    rule = "`frozen` must be a list with 'statistics', 'parameters', both or neither"
+    require(holds, owner, rule, frozen=names)
+
+
 def check_choice(layer, name, choices, owner):
     """Raises ValueError if an argument is not one of the allowed names."""
     value = getattr(layer, name)

@@ -1,6 +1,7 @@
 """Converts stock Keras layers to ours and back, with their weights."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,13 +14,14 @@ from keras_norms.printable import printable
 from keras_norms.schedules import momentum_at, moves_after, value_at
 
 # Options that stock layers do not have, and their values where they change nothing.
-_OURS = {
+_OURS: dict[str, Any] = {
     "group_size": None,
     "virtual_batch_size": None,
     "unbiased_moving_variance": False,
     "skip_nonfinite_updates": False,
     "max_update": None,
     "clipping_metrics": False,
+    "frozen": [],
 }
 
 
