@@ -16,7 +16,10 @@ from keras_norms.models.model_conversion import convert_batch_norm
 from keras_norms.ops.choice import NativeStatus, implementation, native_status, set_implementation
 from keras_norms.ops.exporting import exporting
 from keras_norms.training.freezing import freeze_batch_norm, unfreeze_batch_norm
-from keras_norms.training.weight_decay import exclude_statistics_from_weight_decay
+from keras_norms.training.weight_decay import (
+    exclude_from_weight_decay,
+    exclude_statistics_from_weight_decay,
+)
 
 __all__ = [
     "AdaptiveBatchNormalization",
@@ -33,6 +36,7 @@ __all__ = [
     "conversion",
     "convert_batch_norm",
     "diagnostics",
+    "exclude_from_weight_decay",
     "exclude_statistics_from_weight_decay",
     "exporting",
     "freeze_batch_norm",

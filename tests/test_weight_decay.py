@@ -1,4 +1,4 @@
-"""`exclude_statistics_from_weight_decay`: what no longer decays, and what it refuses."""
+"""What `exclude_from_weight_decay` and the one for statistics leave alone, and refuse."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import keras_norms
 from keras_norms.keras_api import IS_KERAS_3, keras
+from tests.selection import leg
 from tests.test_initialization import branching, states
 
 
@@ -53,7 +54,7 @@ def test_rejects_models_without_statistics():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)], name="plain")
     with pytest.raises(ValueError, match="must have a BatchlessNormalization that is built"):
         keras_norms.exclude_statistics_from_weight_decay(keras.optimizers.AdamW(), model)
-    with pytest.raises(ValueError, match="must be a Keras optimizer .* Received: object"):
+    with pytest.raises(ValueError, match="must be one of Keras .* Received: object"):
         keras_norms.exclude_statistics_from_weight_decay(object(), branching())
 
 
@@ -74,3 +75,80 @@ def test_warns_after_the_optimizer_is_built(x):
 def test_rejects_other_objects_than_models(model):
     with pytest.raises(ValueError, match="from_weight_decay: `model` must be a Keras model"):
         keras_norms.exclude_statistics_from_weight_decay(keras.optimizers.AdamW(), model)
+
+
+def normalizing():
+    """Normalization layers of all kinds, some of them in layers and models inside."""
+    layers = keras.layers
+    inner = keras.Sequential(
+        [
+            keras.Input((4, 3)),
+            layers.TimeDistributed(keras_norms.BatchRenormalization(name="renorm")),
+            layers.BatchNormalization(name="stock", trainable=False),
+        ],
+        name="inner",
+    )
+    return keras.Sequential(
+        [
+            keras.Input((4, 3)),
+            layers.Dense(3, name="dense", bias_initializer="ones"),
+            inner,
+            keras_norms.BatchlessNormalization(name="batchless", mean_initializer="ones"),
+            keras_norms.BatchNormalization(center=False, name="batch"),
+            layers.GroupNormalization(3, name="group"),
+            layers.LayerNormalization(name="layer"),
+        ]
+    )
+
+
+EXCLUDED = 2 + 2 + 4 + 1 + 2 + 2
+
+
+def step_without_gradient(optimizer, model):
+    """Trains with a gradient of 0, and returns the weights that the decay has moved."""
+    before = states(model)
+    zeros = [tf.zeros_like(tf.convert_to_tensor(v)) for v in model.trainable_variables]
+    optimizer.apply_gradients(zip(zeros, model.trainable_variables, strict=True))
+    return [
+        weight
+        for was, weight in zip(before, model.weights, strict=True)
+        if not np.array_equal(was, np.asarray(tf.convert_to_tensor(weight)))
+    ]
+
+
+def test_only_the_dense_layer_decays():
+    model = normalizing()
+    optimizer = keras.optimizers.AdamW(1e-2, weight_decay=0.5)
+    excluded = keras_norms.exclude_from_weight_decay(optimizer, model)
+    assert len(excluded) == len({id(weight) for weight in excluded}) == EXCLUDED
+    model.trainable = True  # A layer that was frozen is excluded, too.
+    moved = step_without_gradient(optimizer, model)
+    assert [id(w) for w in moved] == [id(w) for w in model.get_layer("dense").weights]
+
+
+def test_the_optimizer_inside_a_loss_scale_optimizer():
+    model = normalizing()
+    inner = keras.optimizers.SGD(1e-2, weight_decay=0.5)
+    keras_norms.exclude_from_weight_decay(
+        keras.mixed_precision.LossScaleOptimizer(inner), model, ["bias"]
+    )
+    moved = step_without_gradient(inner, model)
+    assert [id(w) for w in moved] == [id(model.get_layer("dense").kernel)]
+
+
+@pytest.mark.skipif(leg() != "addons", reason="needs TensorFlow Addons")
+def test_optimizers_of_tensorflow_addons():
+    import tensorflow_addons as tfa
+
+    model = normalizing()
+    optimizer = tfa.optimizers.AdamW(0.5, exclude_from_weight_decay=["kernel"], learning_rate=1e-2)
+    keras_norms.exclude_from_weight_decay(optimizer, model)
+    optimizer = tfa.optimizers.AdamW.from_config(optimizer.get_config())
+    moved = step_without_gradient(optimizer, model)
+    assert [id(w) for w in moved] == [id(model.get_layer("dense").bias)]
+
+
+def test_rejects_models_without_normalization():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)], name="plain")
+    with pytest.raises(ValueError, match="must have a normalization layer .*'plain' without"):
+        keras_norms.exclude_from_weight_decay(keras.optimizers.AdamW(), model)
