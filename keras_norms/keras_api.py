@@ -247,6 +247,14 @@ def add_moving_statistic(layer, name, shape, initializer):
     return _add_state(layer, name, shape, state_dtype(layer), initializer, "mean")
 
 
+def add_sums(layer, name, shape):
+    """Float64 sums that each replica keeps for itself, and that read as the mean over replicas.
+
+    Whatever the dtype of the moving statistics: what they are to be exact sums of is not rounded.
+    """
+    return _add_state(layer, name, shape, "float64", "zeros", "mean")
+
+
 def _add_state(layer, name, shape, dtype, initializer, aggregation):
     """A weight that is not trained and has a value of its own on each replica.
 

@@ -53,6 +53,9 @@ RAMP = keras_norms.schedules.LinearRamp(1, 9, 1.0, 3.0)
 RANGE = keras_norms.RangeBatchNormalization
 LIGHT = keras_norms.LightNormalization
 RANGE_STATE = ("moving_mean", "moving_scale")
+WINDOW = "accumulated_%s"
+SIZED = ("count", "mean", "m2", "squared_weights")
+RANGE_PARTS = ("count", "mean", "deviations", "chunks")
 TWO_CHUNKS = dict(num_chunks=2)
 
 ROWS = {
@@ -79,6 +82,12 @@ ROWS = {
         (8, 5),
     ),
     "batch_bare": Row(keras_norms.BatchNormalization, dict(center=False, scale=False), (8, 5)),
+    "batch_accumulated": Row(
+        keras_norms.BatchNormalization,
+        dict(accumulate_steps=2, unbiased_moving_variance=True),
+        (8, 4, 3),
+        ("moving_mean", "moving_variance", *(WINDOW % name for name in SIZED), WINDOW % "calls"),
+    ),
     "batch_average": Row(
         keras_norms.BatchNormalization,
         dict(momentum=None),
@@ -129,6 +138,12 @@ ROWS = {
     ),
     "range_first": Row(
         RANGE, dict(axis=1, num_chunks=5, max_update=5.0), (8, 4, 3, 2), RANGE_STATE
+    ),
+    "range_accumulated": Row(
+        RANGE,
+        dict(accumulate_steps=2, momentum=None, **TWO_CHUNKS),
+        (8, 5),
+        (*RANGE_STATE, "step", *(WINDOW % name for name in RANGE_PARTS), WINDOW % "calls"),
     ),
     "range_synchronized": Row(
         RANGE, dict(synchronized=True, momentum=None, num_chunks=1), (8, 5), (*RANGE_STATE, "step")

@@ -16,17 +16,26 @@ class TrainingOracle:
         self.epsilon, self.stddev, self.limits, self.options = epsilon, stddev, limits, options
         self.mean = np.zeros(channels)
         self.spread = np.sqrt(np.ones(channels) + epsilon) if stddev else np.ones(channels)
-        self.batches = 0
+        self.batches, self.window = 0, []
 
     def __call__(self, x, weights=None):
         """Returns y, and count, mean and variance of each virtual batch."""
         weights = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
+        parts, found = self._found(x, weights)
+        y = [self._normalized(part, *v) for (part, _), v in zip(parts, found, strict=True)]
+        self.window.append((x, weights))
+        if len(self.window) == self.options.get("accumulate_steps", 1):
+            joint = (np.concatenate(values) for values in zip(*self.window, strict=True))
+            of_window, found_in_window = self._found(*joint)
+            self._update(found_in_window, [w for _, w in of_window])
+            self.window = []
+        return np.concatenate(y), found
+
+    def _found(self, x, weights):
+        """The virtual batches, and count, mean and variance of each."""
         size = self.options.get("virtual_batch_size") or len(x)
         parts = [(x[i : i + size], weights[i : i + size]) for i in range(0, len(x), size)]
-        found = [[np.ravel(v) for v in oracles.moments(part, -1, w)] for part, w in parts]
-        y = [self._normalized(part, *v) for (part, _), v in zip(parts, found, strict=True)]
-        self._update(found, [w for _, w in parts])
-        return np.concatenate(y), found
+        return parts, [[np.ravel(v) for v in oracles.moments(part, -1, w)] for part, w in parts]
 
     def _normalized(self, x, count, mean, variance):
         stored = self.spread**2 - self.epsilon if self.stddev else self.spread

@@ -53,7 +53,7 @@ class RangeOracle:
         self.epsilon, self.num_chunks, self.momentum = epsilon, num_chunks, momentum
         self.constant, self.options = CONSTANTS[constant], options
         self.mean, self.scale = np.zeros(channels), np.full(channels, 1.0 + epsilon)
-        self.batches = 0
+        self.batches, self.window = 0, []
 
     def statistics(self, replicas):
         """count, mean and deviation of each channel, of `[(x, weights), ...]` of replicas."""
@@ -84,12 +84,17 @@ class RangeOracle:
             batches = [[pair] for pair in zip(np.split(x, cuts), np.split(w, cuts), strict=True)]
         else:
             batches = [replicas]
+        self.window += replicas
         found = [self.statistics(batch) for batch in batches]
         y = [
             [self.normalized(x, *statistics) for x, _ in batch]
             for batch, statistics in zip(batches, found, strict=True)
         ]
-        self._update(found)
+        steps = self.options.get("accumulate_steps", 1)
+        if len(self.window) == steps * len(replicas):
+            # The chunks of all batches are merged as those of replicas are.
+            self._update(found if steps == 1 else [self.statistics(self.window)])
+            self.window = []
         return [np.concatenate([part[0] for part in y])] if len(y) > 1 else y[0]
 
     def normalized(self, x, count, mean, deviation):

@@ -40,7 +40,8 @@ class TrainingInferenceDiscrepancy(Readings):
     a step it is a mixture of the calls. `max_update` and `unbiased_moving_variance` affect it as
     they affect the update. Layers that are frozen or have a momentum of 1 are left out. The values
     of a layer that runs in inference mode nevertheless are NaN until it is updated, and are left
-    out of the averages.
+    out of the averages. So are those of a layer with `accumulate_steps` but for the batches that
+    end a window, where they are of the window.
 
     Use it to see during training whether inference will go wrong: then the TID stays large. Not
     with `steps_per_execution` above 1, where single updates cannot be separated. For a trained
@@ -193,9 +194,11 @@ class TrainingInferenceDiscrepancy(Readings):
     def _record(self, ratios, by_channel, has_moved):
         self.steps.append(self._batches)
         self._by_channel = by_channel
-        self._moved.update(n for n, m in zip(self._layers, has_moved, strict=True) if m)
+        moved_now = {n for n, m in zip(self._layers, has_moved, strict=True) if m}
+        self._moved |= moved_now
         for name, values in zip(self._layers, ratios.numpy().tolist(), strict=True):
-            if name not in self._moved:
+            accumulates = getattr(self._layers[name], "accumulate_steps", 1) > 1
+            if name not in (moved_now if accumulates else self._moved):
                 values = [np.nan, np.nan]
             kept = self.history.setdefault(name, {"mean": [], "variance": []})
             for kind, value in zip(kept, values, strict=True):

@@ -70,9 +70,9 @@ class AdaptiveBatchNormalization(BatchNormalizationBase):
             is enough, as in the paper. Defaults to `0.0`.
         open_share_metric: whether the share of training calls with an open gate is a metric of the
             model, `<layer>_open_share` (in an evaluation it stays 0). Defaults to `False`.
-        **kwargs: all other arguments of `BatchNormalization` but `virtual_batch_size`.
-            `max_update` bounds the updates of the moving mean and variance only; a mean of samples
-            that is not finite never enters `moving_sample_mean`.
+        **kwargs: all other arguments of `BatchNormalization` but `virtual_batch_size` and
+            `accumulate_steps`. `max_update` bounds the updates of the moving mean and variance
+            only; a mean of samples that is not finite never enters `moving_sample_mean`.
 
     Call arguments and shapes: as `BatchNormalization`. A sample in which nothing counts has no part
     in the score; others count alike, whatever their weights.
@@ -81,7 +81,7 @@ class AdaptiveBatchNormalization(BatchNormalizationBase):
     `moving_sample_mean` and `moving_open_share`.
 
     Raises:
-        ValueError: as `BatchNormalization`, and for a `virtual_batch_size`.
+        ValueError: as `BatchNormalization`, and for a `virtual_batch_size` or `accumulate_steps`.
 
     Example:
 
@@ -117,6 +117,13 @@ class AdaptiveBatchNormalization(BatchNormalizationBase):
             self._owner,
             "the gate is one for the whole batch, so `virtual_batch_size` cannot divide it",
             virtual_batch_size=self.virtual_batch_size,
+        )
+        require(
+            self.accumulate_steps == 1,
+            self._owner,
+            "the gate opens for each batch, and only what it opens for enters the moving "
+            "statistics, so `accumulate_steps` cannot make one batch of several",
+            accumulate_steps=self.accumulate_steps,
         )
         if self.open_share_metric:
             self.open_share = keras.metrics.Mean(name=f"{printable(self.name)}_open_share")

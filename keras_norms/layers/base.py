@@ -6,6 +6,7 @@ normalizes with, `_statistic`, what it takes of a batch, or what it remembers, `
 """
 
 import functools
+import math
 
 import tensorflow as tf
 
@@ -24,6 +25,7 @@ from keras_norms.layers.rules import check_arguments, check_batch_options
 from keras_norms.layers.stock_config import stock_config
 from keras_norms.ops.affine import affine
 from keras_norms.schedules import checked_momentum, momentum_at, needs_step
+from keras_norms.statistics.accumulation import add_to_window, add_window
 from keras_norms.statistics.effective_size import SIZED_MOMENTS
 from keras_norms.statistics.moments import MOMENTS
 from keras_norms.statistics.moving_average import MovingAverage
@@ -57,6 +59,7 @@ class BatchNormalizationBase(ChannelNormalization):
         unbiased_moving_variance=False,
         skip_nonfinite_updates=False,
         max_update=None,
+        accumulate_steps=1,
         **kwargs,
     ):
         super().__init__(
@@ -83,6 +86,7 @@ class BatchNormalizationBase(ChannelNormalization):
         self.unbiased_moving_variance = unbiased_moving_variance
         self.skip_nonfinite_updates = skip_nonfinite_updates
         self.max_update = max_update
+        self.accumulate_steps = accumulate_steps
         check_arguments(self, argument_names(BatchNormalizationBase), self._owner)
         check_batch_options(self, self._owner)
 
@@ -136,7 +140,7 @@ class BatchNormalizationBase(ChannelNormalization):
 
     @property
     def counts_steps(self):
-        """Whether the layer has a `step`, the number of its training calls."""
+        """Whether the layer has a `step`, the number of its updates."""
         return needs_step(self.momentum)
 
     def _statistic(self, state):
@@ -195,6 +199,8 @@ class BatchNormalizationBase(ChannelNormalization):
             setattr(self, name, add_moving_statistic(self, name, shape, initializer))
         if self.counts_steps:
             self.step = add_step(self, "step")
+        if self.accumulate_steps > 1:
+            add_window(self, self._statistic({}), math.prod(shape))
 
     def _read_state(self):
         """The values of the state before this call, by name. `_affine` may not read variables."""
@@ -211,6 +217,9 @@ class BatchNormalizationBase(ChannelNormalization):
 
     def _update(self, state, statistics, enabled):
         """Remembers the batch, and returns the new state. `enabled` is None or a bool tensor."""
+        if self.accumulate_steps > 1:
+            statistic, size = self._statistic(state), self.accumulate_steps
+            statistics, enabled = add_to_window(self, statistic, statistics, size, enabled)
         new = self._updated(state, statistics, enabled)
         for name, value in new.items():
             self._assign(getattr(self, name), value)

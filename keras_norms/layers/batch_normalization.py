@@ -78,6 +78,10 @@ class BatchNormalization(BatchNormalizationBase):
             `1 + (1 - momentum) * ((1 + max_update)^2 - 1)`, with momentum 0.99 that is 1.03 for 1,
             1.15 for 3 and 1.35 for 5, and several add up. It needs an `epsilon` above 0. Defaults
             to `None`, no bound.
+        accumulate_steps: N, an int above 0: the moving statistics move once in N training calls, by
+            the statistics of all N batches together, as if they had been one batch: counts, means
+            and variances are merged exactly. Each batch is still normalized by its own. For
+            optimizers that accumulate gradients over N batches; see below. Defaults to `1`.
         frozen: what training leaves alone, a list: with `"statistics"` the layer computes as in
             inference and its moving statistics stay, with `"parameters"` gamma and beta are not
             trained. See `freeze_batch_norm`. Defaults to `()`, nothing.
@@ -94,11 +98,23 @@ class BatchNormalization(BatchNormalizationBase):
             Keras layers are picked up automatically. With channels first, that of Keras' `Masking`
             covers `(batch, channels)`; it is read so where its shape cannot be `(batch, time)`.
 
+    With `accumulate_steps=N` the update sees N batches as one. A batch in which nothing counts adds
+    nothing but is one of the N; if nothing counts in any of them nothing moves.
+    `skip_nonfinite_updates` leaves out all N if one is not finite. `max_update`, `momentum` and
+    `unbiased_moving_variance` act once, and the step of a schedule counts updates, not calls.
+    Synchronized layers accumulate what is merged over replicas already; others accumulate on each
+    replica. It excludes `virtual_batch_size`, whose statistics are averaged and not merged.
+
     Output shape: that of the inputs, in the layer's compute dtype.
 
     Weights: `gamma`, `beta`, `moving_mean`, `moving_variance`, of shape `(channels,)`, or with
     several axes of the rank of the inputs with 1 elsewhere. They are float32 under every dtype
-    policy but float64, and statistics are computed in float64.
+    policy but float64, and statistics are computed in float64. Layers that need a step have `step`,
+    the number of updates. With `accumulate_steps` above 1 there are `accumulated_count`,
+    `accumulated_mean` and `accumulated_m2`, with `unbiased_moving_variance` also
+    `accumulated_squared_weights`, float64 of shape `(channels,)`, and `accumulated_calls`: a
+    training that stops between updates can be resumed. (Saved from several replicas that are not
+    synchronized, they are the average of what each has.)
 
     Raises:
         ValueError: for an invalid argument, an unknown channel size, or a mask whose shape does not

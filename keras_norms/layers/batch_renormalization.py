@@ -50,8 +50,8 @@ class BatchRenormalization(BatchNormalizationBase):
         epsilon: added to the variance. Defaults to `1e-3`.
         r_max: a number, at least 1, or a schedule: how far the batch's standard deviation may be
             corrected. `float("inf")` never clips. The n-th training call, from 0, uses a schedule
-            at n; where one falls below 1, 1 is used. Defaults to
-            `LinearRamp(5_000, 40_000, 1.0, 3.0)`.
+            at n (with `accumulate_steps`, the calls after n updates do); where one falls below 1, 1
+            is used. Defaults to `LinearRamp(5_000, 40_000, 1.0, 3.0)`.
         d_max: a number, at least 0, or a schedule: the same for the mean, in moving standard
             deviations. Defaults to `LinearRamp(5_000, 25_000, 0.0, 5.0)`.
         clipping_metrics: whether the shares of channels at which `r` and `d` were clipped are
@@ -60,10 +60,13 @@ class BatchRenormalization(BatchNormalizationBase):
         **kwargs: all other arguments of `BatchNormalization`. `moving_variance_initializer` gives
             the square of the initial `moving_stddev`, less epsilon.
 
+    With `accumulate_steps` above 1, `r` and `d` are those of each batch, towards the moving
+    statistics as they stand, and limits move with the updates.
+
     Call arguments and shapes: as `BatchNormalization`.
 
     Weights: `gamma`, `beta`, `moving_mean`, `moving_stddev` of shape `(channels,)` and `step`, the
-    number of training calls so far, int64: a loaded model continues its schedule.
+    number of updates so far, int64: a loaded model continues its schedule.
 
     Raises:
         ValueError: as `BatchNormalization`; for a limit below its least value, and for a schedule

@@ -39,6 +39,10 @@ class RangeBatchNormalization(RangeNormalizationBase):
     of all replicas: k replicas do what one does on the whole batch with k times the chunks, if
     their batches are of one size.
 
+    With `accumulate_steps=N` the moving statistics get the mean of all values of N batches and the
+    average deviation over all their chunks, which is what one batch of N times the size leaves with
+    N times the chunks.
+
     A mask holds bools, or 0 and 1: extremes are taken over what counts, n is how many values of a
     chunk count, and chunks with less than two are left out. A batch, or virtual batch, without a
     chunk of two has no range: it is normalized as in inference, and changes no state.

@@ -66,14 +66,15 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
             Defaults to `"variance_l1"`.
         penalty_uses: `"updated"`, the moving statistics with this batch in them, as in the
             authors' code, or `"previous"`, those before. The first makes the mean's term
-            `momentum^2` times that of the second. Defaults to `"updated"`.
+            `momentum^2` times that of the second. With `accumulate_steps` they are those after the
+            call, which only the last of N calls has moved. Defaults to `"updated"`.
         **kwargs: all other arguments of `BatchNormalization`.
 
     Call arguments and shapes: as `BatchNormalization`. What a mask leaves out is in no statistic
     and has no part in the penalty or its gradient; a batch in which nothing counts adds 0.
 
     Weights: those of `BatchNormalization`, and, if a weight is a schedule, `step`, the number of
-    training calls so far, int64.
+    updates so far, int64.
 
     Raises:
         ValueError: as `BatchNormalization`, and for an invalid argument.

@@ -40,6 +40,7 @@ RULES = {
     "unbiased_moving_variance": _BOOL,
     "skip_nonfinite_updates": _BOOL,
     "max_update": ("must be a positive number or None", _or_none(_is_positive)),
+    "accumulate_steps": ("must be an int above 0", is_size),
     "clipping_metrics": _BOOL,
     "band": ("must be a finite number, at least 0", _at_least_zero),
     "threshold": ("must be a number in [0, 1)", lambda value: is_number(value, 0, 1) and value < 1),
@@ -93,6 +94,14 @@ def check_batch_options(layer, owner):
         "`group_size` needs `synchronized=True`",
         group_size=layer.group_size,
         synchronized=layer.synchronized,
+    )
+    require(
+        layer.accumulate_steps == 1 or layer.virtual_batch_size is None,
+        owner,
+        "statistics of virtual batches are averaged and those of accumulated batches merged, so "
+        "`accumulate_steps` above 1 excludes `virtual_batch_size`",
+        accumulate_steps=layer.accumulate_steps,
+        virtual_batch_size=layer.virtual_batch_size,
     )
     require(
         layer.virtual_batch_size is None or not layer.synchronized,

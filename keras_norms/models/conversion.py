@@ -20,6 +20,7 @@ _OURS: dict[str, Any] = {
     "unbiased_moving_variance": False,
     "skip_nonfinite_updates": False,
     "max_update": None,
+    "accumulate_steps": 1,
     "clipping_metrics": False,
     "frozen": [],
 }

@@ -26,6 +26,8 @@ class SizedMoments(NamedTuple):
 class SizedMomentsStatistic(MomentsStatistic):
     """The parts are those of the moments and `sum(w^2)`, which is the count without weights."""
 
+    part_names = (*MomentsStatistic.part_names, "squared_weights")
+
     def local(self, x, *, axis, weights, segment_size):
         layout = dict(axis=axis, segment_size=segment_size)
         parts, kept = super().local(x, weights=weights, **layout)
@@ -44,6 +46,10 @@ class SizedMomentsStatistic(MomentsStatistic):
         mean, variance, count = super().finish(moments)
         size = tf.math.divide_no_nan(tf.square(count), squares)
         return SizedMoments(mean, variance, count, size)
+
+    def parts_of(self, statistics):
+        squares = tf.math.divide_no_nan(tf.square(statistics.count), statistics.size)
+        return *super().parts_of(statistics), squares
 
 
 SIZED_MOMENTS = SizedMomentsStatistic()

@@ -23,7 +23,14 @@ class Pullback(NamedTuple):
 
 
 class Statistic(Protocol):
-    """What `normalize_batch` needs to know of a statistic. Vectors are float64."""
+    """What `normalize_batch` needs to know of a statistic. Vectors are float64.
+
+    Attributes:
+        part_names: the names of the parts, the count first. With `parts_of`, they are for
+            statistics that are accumulated over batches; others do without both.
+    """
+
+    part_names: tuple[str, ...]
 
     def local(self, x, *, axis, weights, segment_size):
         """The parts of this replica, a tuple of vectors, and what only the pullback needs.
@@ -37,12 +44,17 @@ class Statistic(Protocol):
     def finish(self, parts):
         """The statistics, a named tuple of vectors, from parts."""
 
+    def parts_of(self, statistics):
+        """The parts from which `finish` makes these statistics."""
+
     def pullback(self, kept, statistics, gradients):
         """A `Pullback`, from what `local` kept and gradients summed over the replicas."""
 
 
 class MomentsStatistic:
     """Mean and variance. The parts are count, mean and centred sum of squares."""
+
+    part_names: tuple[str, ...] = ("count", "mean", "m2")
 
     def local(self, x, *, axis, weights, segment_size):
         layout = dict(axis=axis, weights=weights, segment_size=segment_size)
@@ -59,6 +71,9 @@ class MomentsStatistic:
     def finish(self, parts):
         count, mean, m2 = parts
         return Moments(mean, tf.math.divide_no_nan(m2, count), count)
+
+    def parts_of(self, statistics):
+        return statistics.count, statistics.mean, statistics.count * statistics.variance
 
     def pullback(self, kept, statistics, gradients):
         del kept

@@ -80,6 +80,10 @@ class RangesStatistic(NamedTuple):
     num_chunks: int
     range_constant: str
 
+    @property
+    def part_names(self):
+        return "count", "mean", "deviations", "chunks"
+
     def local(self, x, *, axis, weights, segment_size):
         layout = dict(axis=axis, weights=weights, segment_size=segment_size)
         found = kernels_in_use().extremes(x, chunks=self.num_chunks, **layout)
@@ -106,6 +110,10 @@ class RangesStatistic(NamedTuple):
         count, mean, deviations, chunks = parts
         count = tf.where(chunks > 0.0, count, 0.0)
         return Ranges(mean, tf.math.divide_no_nan(deviations, chunks), count, chunks)
+
+    def parts_of(self, statistics):
+        count, chunks = statistics.count, statistics.chunks
+        return count, statistics.mean, chunks * statistics.deviation, chunks
 
     def pullback(self, kept, statistics, gradients):
         factors, low_at, high_at = kept

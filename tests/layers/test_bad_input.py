@@ -29,6 +29,17 @@ REJECTED = {
     "group_alone": (dict(group_size=2), r"`group_size` needs `synchronized=True`"),
     "both": (dict(virtual_batch_size=2, synchronized=True), r"cannot be synchronized"),
     "max_update_epsilon": (dict(max_update=1.0, epsilon=0.0), r"`max_update` needs an `epsilon`"),
+    **{
+        f"accumulate_{value}": (
+            dict(accumulate_steps=value),
+            r"`accumulate_steps` must be an int above 0. Received: accumulate_steps=",
+        )
+        for value in (0, -1, 1.5, True, "2", None)
+    },
+    "accumulate_virtual": (
+        dict(accumulate_steps=2, virtual_batch_size=2),
+        r"averaged and those of accumulated batches merged.*accumulate_steps=2, virtual_batch",
+    ),
     "flag": (dict(center="no"), r"`center` must be a bool. Received: center='no'"),
     "max_update": (dict(max_update=0.0), r"`max_update` must be a positive number or None"),
 }

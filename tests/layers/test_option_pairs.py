@@ -21,10 +21,14 @@ OPTIONS = {
     "bound": dict(max_update=0.5),
     "synchronized": dict(synchronized=True),
     "average": dict(momentum=None),
+    "accumulate": dict(accumulate_steps=2),
     "mask": {},
     "weights": {},
 }
-REFUSED = {("virtual", "synchronized")}
+REFUSED = {
+    ("virtual", "synchronized"): "cannot be synchronized",
+    ("virtual", "accumulate"): "`accumulate_steps` above 1 excludes `virtual_batch_size`",
+}
 PAIRS = sorted(set(itertools.combinations(OPTIONS, 2)) - {("mask", "weights")})
 ROWS = {
     # Virtual batches in which nothing counts, one value and two; and one of a single weight.
@@ -99,7 +103,7 @@ def test_a_pair_of_options(pair, kind):
     layer_class, own = LAYERS[kind]
     options = {"momentum": 0.6, **OPTIONS[pair[0]], **OPTIONS[pair[1]]}
     if pair in REFUSED:
-        with pytest.raises(ValueError, match="cannot be synchronized"):
+        with pytest.raises(ValueError, match=REFUSED[pair]):
             layer_class(**own, **options)
         return
     rows = next((ROWS[name] for name in pair if name in ROWS), None)
@@ -147,4 +151,4 @@ def test_a_pair_of_options(pair, kind):
     if "average" in pair:
         assert int(tf.convert_to_tensor(layer.step)) == oracle.batches
     elif is_renorm:
-        assert int(tf.convert_to_tensor(layer.step)) == 3
+        assert int(tf.convert_to_tensor(layer.step)) == (1 if "accumulate" in pair else 3)

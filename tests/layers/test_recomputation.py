@@ -22,6 +22,7 @@ LAYERS = {
     "renorm": (keras_norms.BatchRenormalization, dict(r_max=RAMP, d_max=RAMP)),
     "regularized": (REGULARIZED, dict(mean_weight=0.2, variance_weight=RAMP)),
     "adaptive": (keras_norms.AdaptiveBatchNormalization, dict(threshold=0.7)),
+    "accumulated": (keras_norms.BatchNormalization, dict(accumulate_steps=3)),
     "light": (keras_norms.LightNormalization, dict(block_size=2, num_chunks=2)),
     "batchless": (keras_norms.BatchlessNormalization, dict(monitor=0.8)),
 }
