@@ -159,6 +159,14 @@ def test_the_names_lead_back_to_how_it_was():
     assert keras_norms.unfreeze_batch_norm(model) == ["stock_b"]
 
 
+@pytest.mark.main_leg
+def test_a_name_is_not_a_pattern_of_others():
+    layers = [keras_norms.BatchNormalization(name=name) for name in ("norm[1]", "norm1")]
+    model = keras.Sequential([keras.Input((CHANNELS,)), *layers])
+    assert keras_norms.freeze_batch_norm(model, pattern="norm[1]") == ["norm[1]"]
+    assert keras_norms.freeze_batch_norm(model, pattern="norm[0-9]") == ["norm1"]
+
+
 def test_a_layer_that_was_frozen_before_stays_so():
     model = three()
     model.get_layer("ours").trainable = False

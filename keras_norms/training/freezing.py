@@ -131,8 +131,11 @@ def _matching(layers, pattern, owner):
     patterns = [pattern] if isinstance(pattern, str) else pattern
     is_list = isinstance(patterns, (list, tuple)) and all(isinstance(p, str) for p in patterns)
     require(is_list, owner, "`pattern` must be a glob, a list of them or None", pattern=pattern)
+    rule = f"`pattern` must match a layer of {', '.join(map(printable, layers))}"
+    selected: set[str] = set()
     for each in patterns:
-        rule = f"`pattern` must match a layer of {', '.join(map(printable, layers))}"
-        is_found = any(fnmatch.fnmatchcase(name, each) for name in layers)
-        require(is_found, owner, rule, pattern=each)
-    return [name for name in layers if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+        # A name with brackets is that of its layer, not a glob.
+        names = [each] if each in layers else fnmatch.filter(layers, each)
+        require(names, owner, rule, pattern=each)
+        selected.update(names)
+    return [name for name in layers if name in selected]
