@@ -14,7 +14,13 @@ from keras_norms.keras_api import keras
 from keras_norms.layers.batch_normalization import BatchNormalization
 from keras_norms.ops.choice import native_status
 
-SHAPES = (32, 56, 56, 64), (32, 28, 28, 128), (32, 14, 14, 256), (4096, 768), (32, 64)
+SHAPES: tuple[tuple[int, ...], ...] = (
+    (32, 56, 56, 64),
+    (32, 28, 28, 128),
+    (32, 14, 14, 256),
+    (4096, 768),
+    (32, 64),
+)
 _WARM_UP = 3
 
 
@@ -41,9 +47,9 @@ def _bench(options):
     for name in ("shape, float32", "ours, ms", "stock Keras, ms", "stock takes"):
         table.add_column(name, justify="left" if "shape" in name else "right")
     for row in rows:
-        shape = "×".join(map(str, row["shape"]))
+        sizes = "×".join(map(str, row["shape"]))
         cells = f"{row['ours_ms']:.3g}", f"{row['stock_ms']:.3g}", f"{row['ratio']:.2f} times"
-        table.add_row(shape, *cells)
+        table.add_row(sizes, *cells)
     Console().print(table)
     print(f"Medians of {options.rounds} calls in turns. {native}")
 

@@ -22,9 +22,11 @@ def copy_compile_state(model, copy, variables):
     config = model.get_compile_config()
     try:
         _compile(copy, config, model.optimizer)
+        reason = "Keras cannot read how the model was compiled"
     except Exception as error:
         copy.optimizer = None
         reason = printable((str(error).strip().splitlines() or [type(error).__name__])[0])
+    if copy.optimizer is None:
         return [f"the copy of {called(model)} is not compiled: {reason}"]
     _copy_optimizer(model.optimizer, copy.optimizer, variables, copy.trainable_variables)
     return []

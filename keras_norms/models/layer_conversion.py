@@ -143,7 +143,8 @@ def _is_neutral(name, value, defaults, layer):
     if isinstance(default, str) and isinstance(value, dict):  # An initializer.
         get = keras.initializers.get
         return type(get(value)) is type(get(default))
-    return name == "synchronized" and not value or value == default
+    # `synchronized=False` and the like; Keras adds options of its own that only ours set.
+    return name == "autocast" or not value and not default or value == default
 
 
 def _with_arguments(layer, arguments):
