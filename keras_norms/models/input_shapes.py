@@ -80,7 +80,7 @@ def _ancestors(tensors):
     return found
 
 
-def _inputs(model):
+def symbolic_inputs(model):
     """The model's symbolic inputs, structured as it takes them, or None."""
     if isinstance(model, keras.Sequential):  # In Keras 3 it has no `input` until it is called.
         inputs = getattr(model, "inputs", None)
@@ -90,7 +90,7 @@ def _inputs(model):
 
 def _specs(model, batch_size, input_shape, owner):
     """What the model is traced with."""
-    structure = _inputs(model)
+    structure = symbolic_inputs(model)
     if input_shape is not None:
         return _given_specs(structure, batch_size, input_shape, owner)
     rule = "`input_shape` must be given for a model that does not know its inputs"

@@ -97,6 +97,7 @@ class Call(NamedTuple):
     mask: tf.Tensor | None
     outputs: tf.Tensor
     graph: tf.Graph
+    training: Any = None
 
     def view(self):
         """The inputs with one channel axis, their weights or None, and that axis."""
@@ -126,7 +127,8 @@ def observed(layers):
             inputs = args[0] if args else next(iter(given.values()))  # Whatever they are called.
             mask = kwargs.get("mask", given.get("mask"))
             graph = tf.compat.v1.get_default_graph()
-            calls.append(Call(layer, inputs, mask, outputs, graph))
+            training = kwargs.get("training", given.get("training"))
+            calls.append(Call(layer, inputs, mask, outputs, graph, training))
             return outputs
 
         return call
