@@ -10,6 +10,7 @@ from keras_norms.layers.light_normalization import LightNormalization
 from keras_norms.layers.range_batch_normalization import RangeBatchNormalization
 from keras_norms.layers.regularized_batch_normalization import RegularizedBatchNormalization
 from keras_norms.layers.sync_batch_normalization import SyncBatchNormalization
+from keras_norms.models.folding import fold_batch_norm
 from keras_norms.models.initialization import initialize_statistics
 from keras_norms.models.light_norm_cost import light_norm_cost
 from keras_norms.models.model_conversion import convert_batch_norm
@@ -40,6 +41,7 @@ __all__ = [
     "exclude_statistics_from_weight_decay",
     "exporting",
     "freeze_batch_norm",
+    "fold_batch_norm",
     "implementation",
     "initialize_statistics",
     "light_norm_cost",

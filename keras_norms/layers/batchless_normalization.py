@@ -194,9 +194,9 @@ class BatchlessNormalization(ChannelNormalization):
             run.once(self._update_monitor, second_moment, use)
         return restore(y)
 
-    def _read_statistics(self):
+    def _read_statistics(self, dtype=None):
         """The mean, what is stored for the standard deviation, and its inverse."""
-        mean, stored = (self._multiplied(self._vector(v)) for v in self.statistics_weights)
+        mean, stored = (self._multiplied(self._vector(v, dtype)) for v in self.statistics_weights)
         return mean, stored, self._stddev_rule.inverse(stored, self.epsilon)
 
     @property

@@ -201,8 +201,9 @@ class ChannelNormalization(LayerWithUntrainedWeights, LayerWithLosses):
         weights = None if weights is None else view.apply(weights)
         return view.apply(inputs), weights, view.axis, lambda y: view.restore(y, inputs)
 
-    def _vector(self, variable):
+    def _vector(self, variable, dtype=None):
         value = tf.convert_to_tensor(variable)
+        value = value if dtype is None else tf.cast(value, dtype)
         return value if value.shape.rank == 1 else tf.reshape(value, [-1])
 
     def _assign(self, variable, vector):

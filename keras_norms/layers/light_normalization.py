@@ -179,6 +179,11 @@ class LightNormalization(RangeNormalizationBase):
         return write
 
     @property
+    def rounds(self):
+        """Whether inference rounds."""
+        return any(rule is not None for rule in (self._of_values, self._in_blocks))
+
+    @property
     def _of_values(self):
         """How single values are rounded, or None."""
         return self._rounding(self.number_format)

@@ -1,0 +1,116 @@
+"""Models for inference whose normalizations are folded into the layers beside them."""
+
+from textwrap import shorten
+
+import tensorflow as tf
+
+from keras_norms.arguments import require
+from keras_norms.keras_api import forget_losses, keras
+from keras_norms.models.folding_plan import FoldingPlan
+from keras_norms.models.folding_report import Folded, FoldingReport
+from keras_norms.models.graph_config import copied, graph_of
+from keras_norms.models.input_shapes import symbolic_inputs
+from keras_norms.models.observed import is_symbolic, observed
+from keras_norms.printable import called, printable
+
+CALLER = "fold_batch_norm"
+
+
+def fold_batch_norm(model):
+    """Returns a model for inference without the normalizations that other layers can take over.
+
+    In inference a batch normalization is `scale * x + offset` per channel. The layer before or
+    after it can do that with its own weights, which are computed in float64:
+
+        after a layer     kernel * scale,  bias * scale + offset
+        before a layer    kernel * scale,  bias + what the layer makes of `offset` everywhere
+
+    The first is always exact. The second is where each output sees all of the kernel: not at a
+    border that is padded with zeros, unless the offset is 0 or the kernel has size 1. Layers that
+    take it are `Dense`, `Conv1D` to `Conv3D`, their transposes, `DepthwiseConv1D` and `2D`,
+    `SeparableConv1D` and `2D`; they get a bias if they have none. Folded are the normalizations of
+    this package, except for a `LightNormalization` that rounds, and
+    `keras.layers.BatchNormalization`; models inside of the model are folded too.
+
+    Use it before a trained model is exported or its speed is measured: it has fewer layers, and
+    passes over activations. Not before training or fine-tuning: nothing is left that normalizes
+    by batches. Outputs agree up to rounding.
+
+    Args:
+        model: a built Functional or Sequential model. It is left as it is.
+
+    Returns:
+        A named tuple. `model` is new and not compiled; layers keep their names, dtypes and
+        `trainable`. An output that was that of a folded layer has the name of the other layer.
+        `report` has a row for each normalization: `layer`, `into`, the layer that it is folded
+        into, and `reason`, why it is not; `str(report)` is a table.
+
+    Raises:
+        ValueError: if `model` is not a built Functional or Sequential model; if Keras cannot build
+            it from its config; or if a weight that takes part is NaN or infinite. Layers of your
+            own must be registered, or this be called in a `keras.saving.custom_object_scope`; for
+            a `Lambda` of Python code Keras 3 wants `keras.config.enable_unsafe_deserialization()`.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, name="conv")])
+    >>> model.add(keras_norms.BatchNormalization(name="norm"))
+    >>> model.add(keras.layers.ReLU(name="relu"))
+    >>> model.add(keras_norms.BatchNormalization(name="last"))
+    >>> folded, report = keras_norms.fold_batch_norm(model)
+    >>> [layer.name for layer in folded.layers]
+    ['conv', 'relu', 'last']
+    >>> [(row.layer, row.into, row.reason) for row in report]
+    [('norm', 'conv', None), ('last', None, 'no neighbour that can take it')]
+    """
+    is_built = isinstance(model, keras.Model) and model.built
+    require(is_built, CALLER, "`model` must be a built Keras model", model=_described(model))
+    config = _config(model)
+    plan = FoldingPlan(model, config, CALLER)
+    plan.fold(_calls(model, [norm for part in plan.plans for norm in part.norms.values()]))
+    rows = list(plan.rows())
+    try:
+        new = type(model).from_config(config)
+    except Exception as error:  # Whatever layers of others raise.
+        *_, line = ["", *str(error).strip().splitlines()]  # The last one tells the cause.
+        raise ValueError(
+            f"{CALLER}: Keras must be able to build the model from its config. "
+            f"Received: {called(model)}, of which it says: {printable(shorten(line, 300))}"
+        ) from error
+    plan.copy_to(new)
+    return Folded(new, FoldingReport(rows))
+
+
+def _config(model):
+    try:
+        config = copied(model.get_config())
+    except NotImplementedError:  # Keras 3, where it cannot know the arguments of a class.
+        config = None
+    rule = "`model` must be Functional or Sequential; in others calls are code, not a graph"
+    has_inputs = graph_of(model, config) and symbolic_inputs(model) is not None
+    require(has_inputs, CALLER, rule, model=called(model))
+    return config
+
+
+def _calls(model, layers):
+    """The calls of these layers, by layer: the model is traced, not run."""
+
+    @tf.function(autograph=False)
+    def run(batch):
+        model(batch)  # With `training=False` Keras 3 would overrule calls with `training=True`.
+        forget_losses(model)  # Tensors of this graph, of no use outside.
+
+    def spec(tensor):
+        return getattr(tensor, "type_spec", None) or tf.TensorSpec(tensor.shape, tensor.dtype)
+
+    with observed(layers) as calls:
+        run.get_concrete_function(tf.nest.map_structure(spec, symbolic_inputs(model)))
+    found: dict = {}
+    for call in calls:
+        if not is_symbolic(call.graph):
+            found.setdefault(call.layer, []).append(call)
+    return found
+
+
+def _described(model):
+    return called(model) if isinstance(model, keras.layers.Layer) else type(model).__name__
