@@ -132,6 +132,7 @@ def test_before_and_after(make, shape, norm):
     assert_same_outputs(folded, model, data(2, *shape))
 
 
+@main_leg
 @pytest.mark.parametrize("make, shape", INEXACT_BEFORE.values(), ids=INEXACT_BEFORE)
 def test_after_only(make, shape):
     """An offset before these would be missing at the border; a scale is folded."""
@@ -220,6 +221,7 @@ def test_convolution_outputs(is_depthwise):
 LAYERS = (*rows.PLAIN, "batchless_inverse", "batch_bare", "light_moments")
 
 
+@main_leg
 @pytest.mark.parametrize("row", [pytest.param(catalog.ROWS[name], id=name) for name in LAYERS])
 def test_all_layers(row):
     norm = row.make(dtype="float64", name="norm")
@@ -233,6 +235,16 @@ def test_all_layers(row):
         assert_same_outputs(folded, model, data(*row.shape))
 
 
+def test_stock_renorm():
+    """In inference it is what it is without."""
+    norm = layers.BatchNormalization(renorm=True, dtype="float64")
+    model = chain((4,), layers.Dense(3, name="dense", dtype="float64"), norm)
+    folded, (row,) = fold(model)
+    assert row.into == "dense"
+    assert_same_outputs(folded, model, data(3, 4))
+
+
+@main_leg
 def test_light_normalization_that_does_not_round():
     light = keras_norms.LightNormalization(number_format=None, block_size=None, dtype="float64")
     model = chain((4, 3), light, layers.Dense(2, dtype="float64"))

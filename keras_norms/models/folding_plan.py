@@ -8,7 +8,7 @@ from keras_norms.keras_api import nested_layers
 from keras_norms.layers.channels import ChannelNormalization
 from keras_norms.models.folding_report import Row
 from keras_norms.models.graph_config import OUTPUT, graph_of
-from keras_norms.models.inference_affine import has_no_affine, inference_affine, is_normalization
+from keras_norms.models.inference_affine import inference_affine, is_normalization, why_no_affine
 from keras_norms.models.linear_layers import KINDS, LinearLayer
 from keras_norms.ops.layout import canonical_axes
 from keras_norms.printable import called
@@ -85,7 +85,7 @@ class FoldingPlan:
 
     def _obstacle(self, name, norm, calls):
         """Why a normalization stays whatever its neighbours are, or None."""
-        reason = has_no_affine(norm)
+        reason = why_no_affine(norm)
         if reason:
             return reason
         if self.graph.calls(name) > 1:
@@ -155,7 +155,7 @@ class FoldingPlan:
 
     def copy_to(self, new):
         """Copies weights, and what is trainable, to the model that was built from the config."""
-        new.trainable = self.model.trainable  # First, since it sets that of all layers.
+        new.trainable = self.model.trainable  # First: in Keras 2 it sets that of all layers.
         for name, layer in self.layers.items():
             if name in self._into:
                 continue

@@ -16,7 +16,7 @@ def is_normalization(layer):
     return isinstance(layer, ChannelNormalization) or kept_by(layer) is not None
 
 
-def has_no_affine(layer):
+def why_no_affine(layer):
     """Why what a normalization computes in inference is no scale and offset, or None."""
     layer_class = type(layer)
     is_ours = layer_class.__module__.startswith("keras_norms.")
