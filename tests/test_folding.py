@@ -536,6 +536,15 @@ def test_a_layer_in_two_models_is_folded_in_each():
     assert_same_outputs(folded, model, data(3, 4))
 
 
+def test_functions_of_python_in_lambda_layers():
+    double = layers.Lambda(lambda x: 2.0 * x, output_shape=(3,), dtype="float64")
+    f64 = dict(dtype="float64")
+    model = chain((4,), layers.Dense(3, name="dense", **f64), BN(**f64), double)
+    folded, (row,) = fold(model)
+    assert row.into == "dense"
+    assert_same_outputs(folded, model, data(3, 4))
+
+
 def test_a_model_inside_that_is_called_in_training_mode():
     inner = chain((4,), layers.Dense(3), BN(name="norm"), dtype="float32")
     x = keras.Input((4,))

@@ -5,7 +5,7 @@ from textwrap import shorten
 import tensorflow as tf
 
 from keras_norms.arguments import require
-from keras_norms.keras_api import forget_losses, keras
+from keras_norms.keras_api import forget_losses, keras, trusting_configs
 from keras_norms.models.folding_plan import FoldingPlan
 from keras_norms.models.folding_report import Folded, FoldingReport
 from keras_norms.models.graph_config import copied, graph_of
@@ -48,8 +48,7 @@ def fold_batch_norm(model):
     Raises:
         ValueError: if `model` is not a built Functional or Sequential model; if Keras cannot build
             it from its config; or if a weight that takes part is NaN or infinite. Layers of your
-            own must be registered, or this be called in a `keras.saving.custom_object_scope`; for
-            a `Lambda` of Python code Keras 3 wants `keras.config.enable_unsafe_deserialization()`.
+            own must be registered, or this be called in a `keras.saving.custom_object_scope`.
 
     Example:
 
@@ -70,7 +69,8 @@ def fold_batch_norm(model):
     plan.fold(_calls(model, [norm for part in plan.plans for norm in part.norms.values()]))
     rows = list(plan.rows())
     try:
-        new = type(model).from_config(config)
+        with trusting_configs():  # This one is not from a file.
+            new = type(model).from_config(config)
     except Exception as error:  # Whatever layers of others raise.
         *_, line = ["", *str(error).strip().splitlines()]  # The last one tells the cause.
         raise ValueError(
