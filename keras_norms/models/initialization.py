@@ -7,7 +7,7 @@ from keras_norms.keras_api import keras, nested_layers
 from keras_norms.layers.batchless_normalization import BatchlessNormalization
 from keras_norms.models.activation_statistics import ActivationStatistics, merged
 from keras_norms.models.batches import InputBatches
-from keras_norms.models.observed import ObservedModel
+from keras_norms.models.strata import strata
 from keras_norms.printable import called, printable
 
 CALLER = "initialize_statistics"
@@ -58,11 +58,16 @@ def initialize_statistics(model, data, *, batch_size=32, steps=None, verbose=1):
     first = batches.build(model)
     layers = [layer for layer in nested_layers(model) if isinstance(layer, BatchlessNormalization)]
     before = [[tf.identity(w) for w in layer.statistics_weights] for layer in layers if layer.built]
-    strata = _strata(model, layers, first)
-    total = batches.size * len(strata)
+    found = strata(model, layers, first, CALLER, REMEDY)
+    if not found:
+        raise ValueError(
+            f"{CALLER}: the model must run at least one BatchlessNormalization layer. "
+            f"Received: {called(model)} without."
+        )
+    total = batches.size * len(found)
     progress = keras.utils.Progbar(total, verbose=verbose, unit_name="batch")
     try:
-        for stratum in strata:
+        for stratum in found:
             for layer, (mean, stddev) in _statistics(model, stratum, batches, progress):
                 layer.assign_statistics(mean, stddev)
     except BaseException:
@@ -70,46 +75,7 @@ def initialize_statistics(model, data, *, batch_size=32, steps=None, verbose=1):
             for weight, value in zip(layer.statistics_weights, values, strict=True):
                 weight.assign(value)
         raise
-    return strata
-
-
-def _strata(model, layers, batch):
-    """Those layers that the model runs, sorted by what they depend on."""
-    found = {}
-
-    def trace(calls):
-        """Follows, operation by operation, which layers a value depends on."""
-        own: dict[str, frozenset] = {}
-        for call in calls:
-            name = call.outputs.op.name
-            own[name] = own.get(name, frozenset()) | {call.layer}
-        depends: dict[str, frozenset] = {}
-        nothing: frozenset = frozenset()
-        for op in tf.compat.v1.get_default_graph().get_operations():
-            inputs = (depends.get(tensor.op.name, nothing) for tensor in op.inputs)
-            depends[op.name] = own.get(op.name, nothing).union(*inputs)
-        found["needs"] = {call.layer: nothing for call in calls}
-        for call in calls:
-            found["needs"][call.layer] |= depends[call.inputs.op.name] - {call.layer}
-        return tf.constant(0)
-
-    observed = ObservedModel(model, layers, trace, owner=CALLER, remedy=REMEDY)
-    observed.trace(tf.nest.map_structure(tf.convert_to_tensor, batch))
-    needs = found["needs"]
-    if not needs:
-        raise ValueError(
-            f"{CALLER}: the model must run at least one BatchlessNormalization layer. "
-            f"Received: {called(model)} without."
-        )
-    strata: list[list] = []
-    done: set = set()
-    while len(done) < len(needs):
-        left = [layer for layer in needs if layer not in done]
-        # Shared layers may depend on each other in a circle: then the first to run goes first.
-        stratum = [layer for layer in left if needs[layer] <= done] or left[:1]
-        strata.append(stratum)
-        done.update(stratum)
-    return strata
+    return found
 
 
 def _statistics(model, stratum, batches, progress):
