@@ -10,10 +10,14 @@ from keras_norms.keras_api import forget_losses, keras
 
 
 class InputBatches:
-    """The inputs of a model, batch by batch; they can be read several times."""
+    """The inputs of a model, batch by batch; they can be read several times.
 
-    def __init__(self, data, batch_size, steps, owner):
-        self._owner, self._steps, self._count = owner, steps, None
+    With `once=True` they are read once, and `data` may be an iterator or a generator. `size`, the
+    number of batches, then is None where only reading would tell.
+    """
+
+    def __init__(self, data, batch_size, steps, owner, once=False):
+        self._owner, self._steps, self._count, self._once = owner, steps, None, once
         self._check_sizes(batch_size=batch_size, steps=steps if steps is not None else 1)
         is_arrays = isinstance(data, (np.ndarray, list, dict)) or tf.is_tensor(data)
         self._data = self._dataset_of(data, batch_size) if is_arrays else self._readable(data)
@@ -50,7 +54,7 @@ class InputBatches:
         """`data` itself, an iterable of batches that can be read again."""
         kind = type(data).__name__
         again = "`data` is read several times, so it must not be an iterator or a generator"
-        self._require(not hasattr(data, "__next__"), again, kind)
+        self._require(self._once or not hasattr(data, "__next__"), again, kind)
         rule = "`data` must be the inputs alone, several of them in a list or a dict"
         self._require(not isinstance(data, tuple), rule, "a tuple")
         is_iterable = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
@@ -59,7 +63,7 @@ class InputBatches:
             "`data` must be arrays or an iterable of batches",
             kind,
         )
-        if hasattr(data, "__iter__"):
+        if hasattr(data, "__iter__") and not self._once:
             once = iter(data)
             self._require(once is not iter(data), again, f"{kind}, which can be read only once")
         return data
@@ -75,7 +79,7 @@ class InputBatches:
             size = None
         if self._steps is not None:
             return self._steps if size is None else min(size, self._steps)
-        return sum(1 for _ in self) if size is None else size
+        return sum(1 for _ in self) if size is None and not self._once else size
 
     def build(self, model):
         """Creates the weights of a model where there are none, and returns the first batch."""
@@ -83,9 +87,7 @@ class InputBatches:
             raise ValueError(
                 f"{self._owner}: `model` must be a Keras model. Received: {type(model).__name__}."
             )
-        first = next(iter(self), None)
-        if first is None:
-            raise ValueError(f"{self._owner}: `data` must hold at least one batch. Received: none.")
+        first = next(iter(self))
         if not model.built:
             # Traced, not run: a model may change what it remembers even in inference mode.
             trace = tf.function(lambda batch: model(batch, training=False), autograph=False)
@@ -94,7 +96,7 @@ class InputBatches:
         return first
 
     def __iter__(self):
-        """The batches; raises an error if they are others than before."""
+        """The batches; raises an error if there are none, or others than before."""
         count = 0
         for batch in self._read():
             yield batch
@@ -105,6 +107,7 @@ class InputBatches:
                 f"time. Received: {self._count} batches, then {count}."
             )
         self._count = count
+        self._require(count > 0, "`data` must hold at least one batch", "none")
 
     def _read(self):
         data = source = self._data
