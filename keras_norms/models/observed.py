@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import re
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -10,6 +11,10 @@ from keras_norms.keras_api import forget_losses, state_kept
 from keras_norms.ops.layout import ChannelView, canonical_axes
 from keras_norms.ops.weights import row_weights
 from keras_norms.printable import printable
+
+# Of a model that is called with what it does not take.
+_ERRORS_OF_KERAS = ValueError, TypeError, LookupError, AttributeError, tf.errors.OpError
+_WHERE = "rror:", "Detected at", "Exception encountered when calling", "in user code", "File "
 
 
 class ObservedModel:
@@ -21,21 +26,24 @@ class ObservedModel:
         model: a built Keras model.
         layers: those whose calls are observed.
         compute: `compute(calls, *arguments)`, traced with the model: tensors from a list of `Call`.
+        before: None, or `before(call)`, traced before the layer runs: what it returns is
+            `call.found`. It may assign to variables that the layer reads.
         training: the mode in which the model runs. Defaults to `False`.
         owner: for messages.
         remedy: what to do where a call cannot be reached, for the message.
     """
 
-    def __init__(self, model, layers, compute, *, training=False, owner, remedy):
+    def __init__(self, model, layers, compute, *, before=None, training=False, owner, remedy):
         self._model, self._layers, self._compute = model, layers, compute
-        self._training, self._owner, self._remedy = training, owner, remedy
+        self._before, self._training, self._owner, self._remedy = before, training, owner, remedy
         self._function = tf.function(self._run, autograph=False)
         self._specs: Any = None
         self._concrete: Any = None
 
     def _run(self, batch, *arguments):
-        with observed(self._layers) as calls:
-            self._model(batch, training=self._training)
+        with observed(self._layers, self._before) as calls:
+            with self._says_what_does_not_fit(batch, *_ERRORS_OF_KERAS):
+                self._model(batch, training=self._training)
         forget_losses(self._model)  # Tensors of this graph, of no use outside.
         # Keras 2 may call layers in a graph of its own before, to know the shapes.
         calls = [call for call in calls if not is_symbolic(call.graph)]
@@ -48,16 +56,33 @@ class ObservedModel:
         return self._compute(calls, *arguments)
 
     def __call__(self, batch, *arguments):
-        batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
+        batch = tf.nest.map_structure(self._tensor, batch)
         self.trace(batch, *arguments)
-        try:
+        errors = tf.errors.InvalidArgumentError, tf.errors.UnimplementedError
+        with self._says_what_does_not_fit(batch, *errors):
             return self._concrete(batch, *arguments)
-        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+
+    def _tensor(self, value):
+        try:
+            return tf.convert_to_tensor(value)
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{self._owner}: `data` must hold arrays or tensors. Received: "
+                f"{type(value).__name__}."
+            ) from error
+
+    @contextlib.contextmanager
+    def _says_what_does_not_fit(self, batch, *errors):
+        """Turns errors about a batch into one sentence."""
+        try:
+            yield
+        except errors as error:
             parts = [f"{part.dtype.name} {part.shape}" for part in tf.nest.flatten(batch)]
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            # TensorFlow begins with where in the graph it was.
-            telling = [line for line in lines if "rror:" not in line and "Detected at" not in line]
-            first = printable((telling or lines)[0])
+            text = re.sub(r"\x1b\[\d*m", "", str(error))  # Keras 3 prints in bold.
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            # TensorFlow begins with where in the graph it was, Keras with the layer called.
+            telling = [line for line in lines if not any(start in line for start in _WHERE)]
+            first = printable((telling or lines or [type(error).__name__])[0])
             raise ValueError(
                 f"{self._owner}: `data` must fit the model. Received: a batch of "
                 f"{', '.join(parts)}, which the model cannot take: {first}"
@@ -95,9 +120,10 @@ class Call(NamedTuple):
     layer: Any
     inputs: tf.Tensor
     mask: tf.Tensor | None
-    outputs: tf.Tensor
     graph: tf.Graph
     training: Any = None
+    found: Any = None
+    outputs: tf.Tensor | None = None
 
     def view(self):
         """The inputs with one channel axis, their weights or None, and that axis."""
@@ -110,8 +136,10 @@ class Call(NamedTuple):
 
 
 @contextlib.contextmanager
-def observed(layers):
+def observed(layers, before=None):
     """Yields a list to which each call of one of these layers is appended.
+
+    `before(call)` is called before the layer runs, and returns `call.found`.
 
     Stock Keras layers are observed too, since `call` of the layer object is replaced meanwhile. A
     function that was traced before is not observed.
@@ -122,13 +150,14 @@ def observed(layers):
         signature = inspect.signature(original)
 
         def call(*args, **kwargs):
-            outputs = original(*args, **kwargs)
             given = signature.bind(*args, **kwargs).arguments
             inputs = args[0] if args else next(iter(given.values()))  # Whatever they are called.
             mask = kwargs.get("mask", given.get("mask"))
-            graph = tf.compat.v1.get_default_graph()
             training = kwargs.get("training", given.get("training"))
-            calls.append(Call(layer, inputs, mask, outputs, graph, training))
+            made = Call(layer, inputs, mask, tf.compat.v1.get_default_graph(), training)
+            found = before(made) if before and not is_symbolic(made.graph) else None
+            outputs = original(*args, **kwargs)
+            calls.append(made._replace(found=found, outputs=outputs))
             return outputs
 
         return call
