@@ -195,22 +195,52 @@ def forget_losses(model):
     model._clear_losses()
 
 
-@contextlib.contextmanager
-def state_kept(model):
-    """Restores afterwards what calls of a model change: untrained weights, seeds, metrics."""
+def on_replicas(variable):
+    """The `tf.Variable`s behind a variable of Keras 2 or 3: one, or one for each replica."""
+    if IS_KERAS_3 and isinstance(variable, keras.Variable):
+        variable = variable.value
+    return list(getattr(variable, "values", [variable]))
+
+
+def state_of(model):
+    """Reads what calls of a model change: untrained weights, seeds, metrics.
+
+    Returns a function that restores it.
+    """
     if IS_KERAS_3:
-        variables = [v.value for v in (*model.non_trainable_variables, *model.metrics_variables)]
+        variables = [*model.non_trainable_variables, *model.metrics_variables]
     else:
         of_metrics = (v for metric in model.metrics for v in metric.variables)
         variables = [*model.non_trainable_weights, *of_metrics]
-    # Under a strategy a variable has a value on each replica.
-    parts = [part for v in variables for part in getattr(v, "values", [v])]
+    parts = [part for variable in variables for part in on_replicas(variable)]
     before = [tf.identity(part) for part in parts]
+
+    def restore():
+        for part, value in zip(parts, before, strict=True):
+            part.assign(value)
+
+    return restore
+
+
+@contextlib.contextmanager
+def state_kept(model):
+    """Restores the state of a model afterwards."""
+    restore = state_of(model)
     try:
         yield
     finally:
-        for part, value in zip(parts, before, strict=True):
-            part.assign(value)
+        restore()
+
+
+@contextlib.contextmanager
+def state_kept_on_error(model):
+    """Restores the state of a model where an error or an interruption breaks off the block."""
+    restore = state_of(model)
+    try:
+        yield
+    except BaseException:
+        restore()
+        raise
 
 
 def state_dtype(layer):

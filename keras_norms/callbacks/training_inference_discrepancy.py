@@ -9,11 +9,12 @@ import tensorflow as tf
 
 from keras_norms.arguments import is_number
 from keras_norms.callbacks.readings import Readings
-from keras_norms.diagnostics.discrepancy import ratios_by_channel, ratios_of_norms
+from keras_norms.diagnostics.discrepancy import ratios_by_channel
 from keras_norms.models.statistics_layers import (
     batch_statistics_layers,
     mean_and_variance,
     momentum_now,
+    ratios_of_norms,
     stored_statistics,
 )
 from keras_norms.printable import called, printable

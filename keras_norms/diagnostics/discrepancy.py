@@ -11,6 +11,8 @@ from keras_norms.models.observed import ObservedModel
 from keras_norms.models.statistics_layers import (
     batch_statistics_layers,
     mean_and_variance,
+    ratio,
+    ratios_of_norms,
     stored_statistics,
 )
 from keras_norms.statistics.moments import MOMENTS
@@ -119,28 +121,14 @@ def training_inference_discrepancy(model, data, *, batch_size=32, steps=None, ve
     return found
 
 
-def ratios_of_norms(mean, variance, moving_mean, moving_variance):
-    """Mean and variance TID of one batch or several, `[...]`, from float64 `[..., channels]`."""
-    stddev, moving_stddev = tf.sqrt(variance), tf.sqrt(moving_variance)
-    norm = tf.norm(moving_stddev, axis=-1)
-    return tuple(
-        _ratio(tf.norm(gap, axis=-1), norm) for gap in (mean - moving_mean, stddev - moving_stddev)
-    )
-
-
 def ratios_by_channel(mean, variance, moving_mean, moving_variance, epsilon):
-    """The same in standard deviations of the batch, channel by channel, `[..., channels]`."""
+    """Both ratios in standard deviations of the batch, channel by channel, `[..., channels]`."""
     # The smallest value that the layer divides by: a constant channel has no discrepancy.
     stddev = tf.sqrt(tf.maximum(variance, epsilon))
     return tuple(
-        _ratio(tf.abs(gap), stddev)
+        ratio(tf.abs(gap), stddev)
         for gap in (mean - moving_mean, tf.sqrt(variance) - tf.sqrt(moving_variance))
     )
-
-
-def _ratio(gap, scale):
-    """0 where there is no gap, infinite where there is one and no scale."""
-    return tf.where(gap == 0.0, tf.zeros_like(gap), gap / scale)
 
 
 def _sums_over_batches(call, moving_mean, moving_variance):

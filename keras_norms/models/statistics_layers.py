@@ -60,5 +60,22 @@ def mean_and_variance(layer, stored):
     return mean, tf.maximum(kept_by(layer).variance(spread, layer.epsilon), 0.0)
 
 
+def ratios_of_norms(mean, variance, moving_mean, moving_variance):
+    """How far statistics are from the moving ones: `||mean - moving_mean|| / ||moving_stddev||`.
+
+    The second is `||stddev - moving_stddev|| / ||moving_stddev||`. Of float64 `[..., channels]`.
+    """
+    stddev, moving_stddev = tf.sqrt(variance), tf.sqrt(moving_variance)
+    norm = tf.norm(moving_stddev, axis=-1)
+    return tuple(
+        ratio(tf.norm(gap, axis=-1), norm) for gap in (mean - moving_mean, stddev - moving_stddev)
+    )
+
+
+def ratio(gap, scale):
+    """0 where there is no gap, infinite where there is one and no scale."""
+    return tf.where(gap == 0.0, tf.zeros_like(gap), gap / scale)
+
+
 def _vector(variable):
     return tf.reshape(tf.cast(tf.convert_to_tensor(variable), tf.float64), [-1])
