@@ -14,6 +14,7 @@ from keras_norms.models.folding import fold_batch_norm
 from keras_norms.models.initialization import initialize_statistics
 from keras_norms.models.light_norm_cost import light_norm_cost
 from keras_norms.models.model_conversion import convert_batch_norm
+from keras_norms.models.population_statistics import recompute_statistics
 from keras_norms.ops.choice import NativeStatus, implementation, native_status, set_implementation
 from keras_norms.ops.exporting import exporting
 from keras_norms.training.freezing import freeze_batch_norm, unfreeze_batch_norm
@@ -48,6 +49,7 @@ __all__ = [
     "native_status",
     "number_formats",
     "ops",
+    "recompute_statistics",
     "schedules",
     "set_implementation",
     "unfreeze_batch_norm",

@@ -131,6 +131,15 @@ class BatchNormalizationBase(ChannelNormalization):
         require(has_steps or not needs_step(value), self._owner, rule, momentum=value)
         self._momentum = Untracked(value)
 
+    def read_statistic(self):
+        """The `Statistic` that training takes of a batch, at the layer's state now."""
+        return self._statistic(self._read_state())
+
+    def parts_of(self, statistic, inputs, mask=None):
+        """The parts of a statistic of what a call receives, before replicas or virtual batches."""
+        x, weights, axis, _ = self._viewed(inputs, mask)
+        return statistic.local(x, axis=axis, weights=weights, segment_size=None)[0]
+
     # What a layer of the family overrides:
 
     @property
