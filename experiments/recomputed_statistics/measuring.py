@@ -47,9 +47,12 @@ def measure(data, test, epochs, seed, after_epoch=lambda: None):
     with state_restored(model):
         recomputed(model, unlabelled)
         found["clean"] = accuracy()
+    with state_restored(model):
+        recomputed(model, images)
+        of_training = model.get_weights()
     cases = [(kind, severity) for kind in CORRUPTIONS for severity in SEVERITIES]
     found["corrupted"] = {
-        f"{kind} {severity}": on_corrupted(model, unlabelled, live, kind, severity)
+        f"{kind} {severity}": on_corrupted(model, of_training, unlabelled, live, kind, severity)
         for kind, severity in cases
     }
     return {**found, "seconds": round(time.perf_counter() - start, 1)}
@@ -94,11 +97,17 @@ def by_statistics(accuracy, weights, images):
     return found
 
 
-def on_corrupted(model, unlabelled, live, kind, severity):
-    """The accuracy on corrupted images, with statistics of training, and of such images."""
+def on_corrupted(model, of_training, unlabelled, live, kind, severity):
+    """The accuracy on corrupted images, with statistics of training, and of such images.
+
+    `of_training` are the weights with statistics that were recomputed from training images.
+    """
     inputs = corrupted(unlabelled, kind, severity)
     accuracy = Accuracy(model, corrupted(live[0], kind, severity), live[1])
     found = {"kept": accuracy()}
+    with state_restored(model):
+        model.set_weights(of_training)
+        found["training"] = accuracy()
     cases: dict = {"recomputed": (inputs, {})}
     if severity == max(SEVERITIES):
         cases["sequential"] = inputs, {"sequential": True}

@@ -39,6 +39,11 @@ PROTOCOL = """\
   of {batch}; at severity 5 also in sequence, and from the first {counts} images only.
 * To be shown: at severity 5 recomputed statistics are above those of training for each corruption;
   on images that are not corrupted they are at most {apart:g} points below.
+* Added after a first run, in which recomputing from training images raised the accuracy of the last
+  weights by 8.7 points: those statistics on corrupted images as well, since otherwise the gain of
+  adapting would have that in it. To be shown: at severity 5 statistics of the corrupted images are
+  above those recomputed from training images, and on images that are not corrupted those of the
+  test images are at most {apart:g} points below them. All else is as in that run.
 * Recorded beside it: how far the statistics moved, as `recompute_statistics` returns it, the mean
   over layers.
 """
