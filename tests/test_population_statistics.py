@@ -535,6 +535,7 @@ BAD_DATA = {
     "number": (lambda x: 3.0, "must be arrays or an iterable of batches. Received: float"),
     "tuple": (lambda x: (x, x), "the inputs alone, several of them in a list or a dict"),
     "lengths": (lambda x: [x, x[:5]], "arrays must have the same length"),
+    "single": (lambda x: x[:1], "at least two values.* of layer 'first'. Received: 1"),
     "channels": (lambda x: x[:, :2], r"`data` must fit the model. Received: a batch of float32"),
     "dict": (lambda x: {"a": x}, r"`data` must fit the model. Received: a batch of float32"),
     "objects": (lambda x: iter([object()]), "`data` must hold arrays or tensors. Received: object"),
@@ -587,6 +588,19 @@ def test_rejects_bad_arguments(trained, data, options):
     (name,) = options
     with pytest.raises(ValueError, match=f"recompute_statistics: `{name}` must be"):
         recompute(trained, data, verbose=0, **options)
+
+
+def test_rejects_batches_that_have_no_range(data):
+    model = keras.Sequential([keras.Input((3,)), keras_norms.RangeBatchNormalization()])
+    before = state(model)
+    with pytest.raises(ValueError, match="at least two values, for ranges in one batch"):
+        recompute(model, data.astype(np.float32), batch_size=1, verbose=0)
+    assert_same_bits(model, before)
+
+
+def test_rejects_a_call_inside_a_function(trained, data):
+    with pytest.raises(ValueError, match="it must be called outside of functions"):
+        tf.function(lambda: recompute(trained, data, verbose=0), autograph=False)()
 
 
 def test_rejects_a_layer_inside_a_loop(data):

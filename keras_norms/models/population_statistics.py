@@ -59,14 +59,14 @@ def recompute_statistics(model, data, steps=None, *, batch_size=32, sequential=F
     counted. Only the layers with moving statistics differ:
 
         sequential=False   each of them normalizes with the statistics of the batch in the place of
-                           its moving ones. One pass over the data. Later layers see what they do
-                           in training, so that it depends on the batch size: give that of training,
-                           or a larger one.
+                           its moving ones. One pass over the data. Later layers see about what
+                           they do in training, which depends on the batch size: give that of
+                           training, or a larger one.
         sequential=True    layer after layer in the order of the data flow: those that are done
                            normalize with their new statistics. Later layers see what they will in
                            inference, and the batch size does not matter. One pass for each group of
                            layers that do not depend on each other, up to that group: a chain of L
-                           layers costs about L / 2 times as much.
+                           layers costs about L / 2 times as much, and the model is traced L times.
 
     Recomputed are the layers of this package that take statistics of batches and
     `keras.layers.BatchNormalization`, at any depth; of a layer that is called several times, over
@@ -87,9 +87,9 @@ def recompute_statistics(model, data, steps=None, *, batch_size=32, sequential=F
 
     Use it after weights were averaged (SWA, EMA), since averaged weights have no moving statistics
     of their own; after training with a large momentum or few steps; and on unlabelled data of
-    another domain, to adapt a model to it. Not on a few dozen instances: moving statistics of
-    training are then closer. The layers behind must be usable with other statistics: measure the
-    accuracy before and after.
+    another domain, to adapt a model to it. Not on a few dozen instances, whose statistics are far
+    from those of all, and not on data in which classes have other shares than later. Measure the
+    accuracy before and after: docs/guides/recomputing-statistics.md shows how.
 
     Under `tf.distribute` call it outside of `strategy.run` with all of the data: the model runs on
     one device, and each replica gets the same statistics.
@@ -111,9 +111,9 @@ def recompute_statistics(model, data, steps=None, *, batch_size=32, sequential=F
 
     Raises:
         ValueError: if the model is not built, has no such layer or runs one inside a `tf.cond` or
-            a loop; if the data is empty, does not fit the model, or leads to statistics that are
-            not finite: the first such layer is named. After any error, and after Ctrl-C, the model
-            is as it was before.
+            a loop; if the data is empty, does not fit the model, has less than two values per
+            channel, or leads to statistics that are not finite: the first such layer is named.
+            After any error, and after Ctrl-C, the model is as it was before.
 
     Example:
 
@@ -129,6 +129,8 @@ def recompute_statistics(model, data, steps=None, *, batch_size=32, sequential=F
         variances of batches; here the variance is that of all data.
     """
     require(is_bool(sequential), CALLER, "`sequential` must be a bool", sequential=sequential)
+    is_eager = tf.executing_eagerly()
+    require(is_eager, CALLER, "it must be called outside of functions", executing_eagerly=is_eager)
     names = _layers(model)
     batches = InputBatches(data, batch_size, steps, CALLER, once=not sequential)
     groups = [list(names)]
@@ -143,13 +145,13 @@ def recompute_statistics(model, data, steps=None, *, batch_size=32, sequential=F
             for layer, parts in _merged_parts(model, targets, batches, progress).items():
                 if (parts[0] > 0).any():
                     found[layer] = targets[layer].store(parts)
-    for layer, name in names.items():
-        if layer not in found:
-            warnings.warn(
-                f"{CALLER}: `data` did not reach layer '{printable(name)}', which keeps its "
-                "statistics.",
-                stacklevel=2,
-            )
+        for layer, name in names.items():
+            if layer not in found:
+                warnings.warn(
+                    f"{CALLER}: `data` did not reach layer '{printable(name)}', which keeps its "
+                    "statistics.",
+                    stacklevel=2,
+                )
     return {name: found[layer] for layer, name in names.items() if layer in found}
 
 
@@ -199,11 +201,17 @@ class _Target:
 
     def store(self, parts):
         """Assigns the statistics of all data. Returns what that did."""
+        count = float(tf.reduce_min(self._statistic.finish(tuple(tf.unstack(parts))).count))
+        if count <= 1:
+            raise ValueError(
+                f"{CALLER}: `data` must hold at least two values, for ranges in one batch, for "
+                f"every channel of layer '{printable(self._layer.name)}'. Received: {count:g}."
+            )
         new = self._from(parts)
         self._assign(*new)
         pairs = new, self._before
         shifts = ratios_of_norms(*(v for s in pairs for v in mean_and_variance(self._layer, s)))
-        return Recomputed(float(tf.reduce_max(parts[0])), *map(float, shifts))
+        return Recomputed(count, *map(float, shifts))
 
     def _from(self, parts):
         """Mean and spread, float64; those from before where nothing counts."""
