@@ -59,9 +59,10 @@ def recompute_statistics(model, data, steps=None, *, batch_size=32, sequential=F
     counted. Only the layers with moving statistics differ:
 
         sequential=False   each of them normalizes with the statistics of the batch in the place of
-                           its moving ones. One pass over the data. Later layers see about what
-                           they do in training, which depends on the batch size: give that of
-                           training, or a larger one.
+                           its moving ones, without virtual batches or a correction towards the
+                           moving ones. One pass over the data. Later layers see about what they
+                           do in training, which depends on the batch size: give that of training,
+                           or a larger one.
         sequential=True    layer after layer in the order of the data flow: those that are done
                            normalize with their new statistics. Later layers see what they will in
                            inference, and the batch size does not matter. One pass for each group of
@@ -125,8 +126,7 @@ def recompute_statistics(model, data, steps=None, *, batch_size=32, sequential=F
     (array([4.], dtype=float32), array([8.666667], dtype=float32))
 
     Reference:
-        Wu and Johnson, 2021, https://arxiv.org/abs/2105.07576, section 3. They average the
-        variances of batches; here the variance is that of all data.
+        Wu and Johnson, 2021, https://arxiv.org/abs/2105.07576: PreciseBN, which is one pass.
     """
     require(is_bool(sequential), CALLER, "`sequential` must be a bool", sequential=sequential)
     is_eager = tf.executing_eagerly()
