@@ -5,7 +5,6 @@ The package follows `tf.keras`: Keras 3, or Keras 2 with TensorFlow 2.15 or with
 """
 
 import contextlib
-import importlib
 import threading
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,12 +16,6 @@ if IS_KERAS_3:
     import keras  # `tf.keras` of Keras 3 lacks some of its modules.
 else:
     keras = tf.keras
-# What Keras has no public names for.
-_PACKAGE = f"{keras.layers.Layer.__module__.partition('.')[0]}.src"
-_serialization = importlib.import_module(f"{_PACKAGE}.saving.serialization_lib")
-_functional = importlib.import_module(
-    f"{_PACKAGE}.models.functional" if IS_KERAS_3 else f"{_PACKAGE}.engine.functional"
-)
 
 
 def backend_name():
@@ -190,11 +183,6 @@ def nested_layers(model):
     return list(model._flatten_layers())
 
 
-def forget_losses(model):
-    """Empties `model.losses`, as each call of the model does first. Keras has no public way."""
-    model._clear_losses()
-
-
 def on_replicas(variable):
     """The `tf.Variable`s behind a variable of Keras 2 or 3: one, or one for each replica."""
     if IS_KERAS_3 and isinstance(variable, keras.Variable):
@@ -306,43 +294,3 @@ def _add_state(layer, name, shape, dtype, initializer, aggregation):
         aggregation=getattr(tf.VariableAggregation, aggregation.upper()),
         **options,
     )
-
-
-def is_layer_model(layer):
-    """Whether a layer is a Sequential or functional model, whose config holds its layers."""
-    if isinstance(layer, keras.Sequential):
-        return True
-    kind = type(layer)
-    if not isinstance(layer, _functional.Functional):
-        return False
-    # Keras 3 writes the arguments of another constructor instead.
-    is_plain = _functional.functional_like_constructor(kind) if IS_KERAS_3 else True
-    return is_plain and kind.get_config is _functional.Functional.get_config
-
-
-def replace_attribute(layer, name, value, changes):
-    """Sets an attribute that holds layers, some of them others than before.
-
-    Keras 3 remembers layers in a list that nothing may be added to once a layer is built.
-
-    Args:
-        layer: whose attribute it is.
-        name: of the attribute.
-        value: a layer, or a list, tuple or dict with layers.
-        changes: pairs of the layer that was there and the one that is there now.
-    """
-    if IS_KERAS_3:
-        for old, new in changes:
-            if old is not new and layer._tracker.is_in_store("layers", old):
-                layer._tracker.replace_tracked_value("layers", old, new)
-    setattr(layer, name, value)
-
-
-def rename(layer, name):
-    """Gives a layer the name that its copy in another model has."""
-    setattr(layer, "name" if IS_KERAS_3 else "_name", name)
-
-
-def trusting_configs():
-    """A context in which configs may hold functions of Python, as those of `Lambda` layers do."""
-    return _serialization.SafeModeScope(safe_mode=False)

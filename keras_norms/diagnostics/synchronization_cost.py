@@ -1,5 +1,6 @@
 """What the exchanges of a synchronized layer cost on this machine."""
 
+import functools
 import time
 
 import numpy as np
@@ -37,8 +38,21 @@ def synchronization_cost(channels, replicas):
         return {}, f"not measured, since TensorFlow has fewer than {replicas} devices here"
     if tf.distribute.has_strategy():
         return {}, "not measured, since a strategy is in use"
-    strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+    strategy = _strategy(tuple(device.name for device in devices))
     return {size: _seconds(strategy, size) for size in channels}, ""
+
+
+@functools.cache
+def _strategy(devices):
+    """A strategy that leaves those of the user alone.
+
+    Strategies of different sizes that begin at the same key of collectives abort each other.
+    """
+
+    class Mirrored(tf.distribute.MirroredStrategy):
+        _collective_key_base = 10_000_000 + 1000 * len(devices)
+
+    return Mirrored(list(devices))
 
 
 def _seconds(strategy, channels):

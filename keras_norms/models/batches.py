@@ -6,7 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_norms.arguments import is_size
-from keras_norms.keras_api import forget_losses, keras
+from keras_norms.keras_api import keras
+from keras_norms.keras_models import forget_losses
 
 
 class InputBatches:

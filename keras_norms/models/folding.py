@@ -5,7 +5,8 @@ from textwrap import shorten
 import tensorflow as tf
 
 from keras_norms.arguments import require
-from keras_norms.keras_api import forget_losses, keras, trusting_configs
+from keras_norms.keras_api import keras
+from keras_norms.keras_models import forget_losses, trusting_configs
 from keras_norms.models.folding_plan import FoldingPlan
 from keras_norms.models.folding_report import Folded, FoldingReport
 from keras_norms.models.graph_config import copied, graph_of

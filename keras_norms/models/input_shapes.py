@@ -5,7 +5,8 @@ from typing import Any
 import tensorflow as tf
 
 from keras_norms.arguments import is_size, require
-from keras_norms.keras_api import forget_losses, keras
+from keras_norms.keras_api import keras
+from keras_norms.keras_models import forget_losses
 from keras_norms.models.observed import is_symbolic, observed
 from keras_norms.printable import called, printable
 

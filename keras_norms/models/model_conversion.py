@@ -7,14 +7,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_norms.arguments import require
-from keras_norms.keras_api import (
-    IS_KERAS_3,
-    is_layer_model,
-    keras,
-    rename,
-    replace_attribute,
-    trusting_configs,
-)
+from keras_norms.keras_api import IS_KERAS_3, keras
+from keras_norms.keras_models import is_layer_model, rename, replace_attribute, trusting_configs
 from keras_norms.layers.sync_batch_normalization import SyncBatchNormalization
 from keras_norms.models.compile_state import copy_compile_state
 from keras_norms.models.layer_conversion import (

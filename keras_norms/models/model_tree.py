@@ -6,7 +6,8 @@ import types
 
 import tensorflow as tf
 
-from keras_norms.keras_api import is_layer_model, keras
+from keras_norms.keras_api import keras
+from keras_norms.keras_models import is_layer_model
 
 _CONTAINERS = (list, tuple, dict)
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_norms.keras_api import forget_losses, state_kept
+from keras_norms.keras_api import state_kept
+from keras_norms.keras_models import forget_losses
 from keras_norms.ops.layout import ChannelView, canonical_axes
 from keras_norms.ops.weights import row_weights
 from keras_norms.printable import printable
