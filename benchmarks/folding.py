@@ -40,7 +40,7 @@ def main():
         models = {"folded": folded["stock"].model, **models}
         results.append({"network": name, "batches": {}, "errors": errors(name, models, options)})
         for key, report in reports.items():
-            results[-1][f"folded_of_{key}"] = sum(row.into is not None for row in report)
+            results[-1][f"folded_of_{key}"] = len(report.changed)
             results[-1][f"layers_of_{key}"] = len(report)
         for batch in options.batches:
             results[-1]["batches"][batch] = timed(models, images(batch, options.size), options)

@@ -1,6 +1,7 @@
 """Models for inference whose normalizations are folded into the layers beside them."""
 
 from textwrap import shorten
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -8,13 +9,20 @@ from keras_norms.arguments import require
 from keras_norms.keras_api import keras
 from keras_norms.keras_models import forget_losses, trusting_configs
 from keras_norms.models.folding_plan import FoldingPlan
-from keras_norms.models.folding_report import Folded, FoldingReport
 from keras_norms.models.graph_config import copied, graph_of
 from keras_norms.models.input_shapes import symbolic_inputs
 from keras_norms.models.observed import is_symbolic, observed
+from keras_norms.models.reports import ModelReport
 from keras_norms.printable import called, printable
 
 CALLER = "fold_batch_norm"
+
+
+class Folded(NamedTuple):
+    """What `fold_batch_norm` returns."""
+
+    model: Any
+    report: ModelReport
 
 
 def fold_batch_norm(model):
@@ -60,8 +68,9 @@ def fold_batch_norm(model):
     >>> folded, report = keras_norms.fold_batch_norm(model)
     >>> [layer.name for layer in folded.layers]
     ['conv', 'relu', 'last']
-    >>> [(row.layer, row.into, row.reason) for row in report]
-    [('norm', 'conv', None), ('last', None, 'no neighbour that can take it')]
+    >>> print(report)
+    norm: BatchNormalization -> conv
+    last: BatchNormalization as it was (no neighbour that can take it)
     """
     is_built = isinstance(model, keras.Model) and model.built
     require(is_built, CALLER, "`model` must be a built Keras model", model=_described(model))
@@ -79,7 +88,7 @@ def fold_batch_norm(model):
             f"Received: {called(model)}, of which it says: {printable(shorten(line, 300))}"
         ) from error
     plan.copy_to(new)
-    return Folded(new, FoldingReport(rows))
+    return Folded(new, ModelReport(rows))
 
 
 def _config(model):

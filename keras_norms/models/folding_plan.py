@@ -6,10 +6,10 @@ import tensorflow as tf
 from keras_norms.arguments import require
 from keras_norms.keras_api import nested_layers
 from keras_norms.layers.channels import ChannelNormalization
-from keras_norms.models.folding_report import Row
 from keras_norms.models.graph_config import OUTPUT, graph_of
 from keras_norms.models.inference_affine import inference_affine, is_normalization, why_no_affine
 from keras_norms.models.linear_layers import KINDS, LinearLayer
+from keras_norms.models.reports import Row
 from keras_norms.ops.layout import canonical_axes
 from keras_norms.printable import called
 
@@ -144,14 +144,16 @@ class FoldingPlan:
         for name, layer in self.layers.items():
             if name in self.inner:
                 for row in self.inner[name].rows():
-                    yield row._replace(layer=f"{name}/{row.layer}")
+                    yield row._replace(path=f"{name}/{row.path}")
             elif is_normalization(layer):
                 into = self._into.get(name)
-                yield Row(name, into, None if into else self._reasons[name])
+                reason = "" if into else self._reasons[name]
+                yield Row(name, type(layer).__name__, into, reason)
             else:
                 where = f"it is inside of '{name}', a {type(layer).__name__}"
                 inside = filter(is_normalization, nested_layers(layer))
-                yield from (Row(f"{name}/{norm.name}", None, where) for norm in inside)
+                for norm in inside:
+                    yield Row(f"{name}/{norm.name}", type(norm).__name__, None, where)
 
     def copy_to(self, new):
         """Copies weights, and what is trainable, to the model that was built from the config."""

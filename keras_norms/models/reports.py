@@ -11,7 +11,8 @@ class Row(NamedTuple):
     Attributes:
         path: names of the models, attributes and items that lead to the layer.
         layer: its class.
-        became: what it became, or None if it is as it was.
+        became: the class that it became, or the layer that it became a part of; None if it is as it
+            was.
         note: what could not be kept, or why it is as it was; "" if there is nothing to say.
     """
 
