@@ -59,14 +59,19 @@ def with_norms():
 
 
 def network(name, size):
-    """A network with random statistics, and such that its activations stay in range."""
+    """A network with random gammas and betas and the statistics of noise images."""
     make = getattr(APPLICATIONS, name)
     model = make(weights=None, include_top=False, input_shape=(size, size, 3), pooling="avg")
     generator = np.random.default_rng(0)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            for weight in layer.weights:
-                weight.assign(generator.uniform(0.8, 1.2, weight.shape))
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        for weight in norm.trainable_weights:
+            weight.assign(generator.uniform(0.8, 1.2, weight.shape))
+    model(generator.uniform(0.0, 255.0, (4, size, size, 3)).astype(np.float32), training=True)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
     return model
 
 
@@ -79,7 +84,7 @@ def there_and_back(model):
     )
     pairs = zip(model.weights, back.weights, strict=True)
     same = all(np.array_equal(np.asarray(one), np.asarray(other)) for one, other in pairs)
-    x = tf.random.stateless_uniform((1, *model.input_shape[1:]), (1, 2))
+    x = tf.random.stateless_uniform((1, *model.input_shape[1:]), (1, 2), 0.0, 255.0)
     y, of_ours, of_back = (
         np.asarray(tf.function(each, autograph=False)(x, training=False), np.float64)
         for each in (model, ours, back)

@@ -16,6 +16,19 @@ def forget_losses(model):
     model._clear_losses()
 
 
+def is_graph(layer):
+    """Whether a layer is a Sequential or functional model; what it calls is in its graph."""
+    return isinstance(layer, (keras.Sequential, _functional.Functional)) and bool(
+        getattr(layer, "_is_graph_network", True)
+    )
+
+
+def copy_trainable(variable, copy):
+    """Copies the flag that Keras 3 lets single variables have."""
+    if IS_KERAS_3 and copy.trainable != variable.trainable:
+        copy.trainable = variable.trainable
+
+
 def is_layer_model(layer):
     """Whether a layer is a Sequential or functional model, whose config holds its layers."""
     if isinstance(layer, keras.Sequential):
@@ -43,7 +56,16 @@ def replace_attribute(layer, name, value, changes):
         for old, new in changes:
             if old is not new and layer._tracker.is_in_store("layers", old):
                 layer._tracker.replace_tracked_value("layers", old, new)
+        setattr(layer, name, value)
+        return
+    # Keras 2 would put it behind all other attributes, and the order of weights would change.
+    before = getattr(layer, name)
+    tracked = layer._self_tracked_trackables
+    places = [index for index, held in enumerate(tracked) if held is before]
     setattr(layer, name, value)
+    tracked = layer._self_tracked_trackables
+    if places and tracked[-1] is getattr(layer, name):
+        tracked.insert(places[0], tracked.pop())
 
 
 def rename(layer, name):

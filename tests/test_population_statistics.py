@@ -628,3 +628,29 @@ def test_a_progress_bar_counts_batches(data, capsys):
     assert "5/5" in capsys.readouterr().out
     recompute(chain(keras_norms.BatchNormalization), data.astype(np.float32), verbose=0)
     assert not capsys.readouterr().out
+
+
+def test_frozen_statistics_stay_and_open_windows_end(rng):
+    frozen = keras_norms.BatchNormalization(frozen=["statistics"], name="frozen")
+    open_window = keras_norms.BatchNormalization(accumulate_steps=3, name="open")
+    model = keras.Sequential([keras.Input((3,)), frozen, open_window])
+    x = rng.normal(2.0, 3.0, (16, 3)).astype(np.float32)
+    model(x, training=True)
+    assert int(np.asarray(open_window.accumulated_calls)) == 1
+    before = np.asarray(frozen.moving_mean)
+    assert list(keras_norms.recompute_statistics(model, x, verbose=0)) == ["open"]
+    np.testing.assert_array_equal(np.asarray(frozen.moving_mean), before)
+    assert int(np.asarray(open_window.accumulated_calls)) == 0
+    assert not np.asarray(open_window.accumulated_count).any()
+
+
+def test_batches_of_one_value_need_the_sequential_way(rng):
+    layers = [keras_norms.BatchNormalization(), keras.layers.Dense(2), keras.layers.ReLU()]
+    model = keras.Sequential([keras.Input((3,)), *layers, keras_norms.BatchNormalization()])
+    x = rng.normal(2.0, 3.0, (8, 3)).astype(np.float32)
+    before = [np.asarray(weight) for weight in model.weights]
+    with pytest.raises(ValueError, match="two values per channel or more.*`sequential=True`"):
+        keras_norms.recompute_statistics(model, x, batch_size=1, verbose=0)
+    for weight, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(np.asarray(weight), value)
+    keras_norms.recompute_statistics(model, x, batch_size=1, sequential=True, verbose=0)

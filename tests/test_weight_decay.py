@@ -67,7 +67,7 @@ def test_warns_after_the_optimizer_is_built(x):
         with pytest.warns(UserWarning, match="Call `model.compile` with it again"):
             keras_norms.exclude_statistics_from_weight_decay(optimizer, model)
     else:
-        with pytest.raises(ValueError, match="before the optimizer is built"):
+        with pytest.raises(ValueError, match="must not be built yet"):
             keras_norms.exclude_statistics_from_weight_decay(optimizer, model)
 
 

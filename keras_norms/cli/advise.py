@@ -1,6 +1,8 @@
 """`keras-norms advise`: which batch normalization a model wants on several replicas."""
 
+import contextlib
 import json
+import sys
 
 import tensorflow as tf
 from rich.console import Console
@@ -20,14 +22,16 @@ def _advise(options):
         raise ValueError(f"--replicas must be from 1 to 1024. Received: {options.replicas}.")
     _make_devices(options.replicas)
     model = load_model(options.model, module=options.module)
-    advice = advise(
-        model,
-        read_npz(options.data, model),
-        options.replicas,
-        options.batch,
-        limit=options.limit,
-        verbose=0 if options.json else 1,
-    )
+    data = read_npz(options.data, model)
+    with contextlib.redirect_stdout(sys.stderr):  # A progress bar.
+        advice = advise(
+            model,
+            data,
+            options.replicas,
+            options.batch,
+            limit=options.limit,
+            verbose=0 if options.json else 1,
+        )
     if options.json:
         print(json.dumps(advice.to_json(), indent=2))
     else:

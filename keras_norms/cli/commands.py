@@ -1,6 +1,8 @@
 """What commands that change models have in common: errors, files, and the report they print."""
 
+import contextlib
 import json
+import math
 import sys
 
 from rich.console import Console
@@ -17,7 +19,8 @@ def guarded(command, function, *arguments):
     try:
         function(*arguments)
     except (Exception, SystemExit) as error:
-        print(f"keras-norms {command}: {sentence(error)}", file=sys.stderr)
+        what = sentence(error).removeprefix(f"{command}: ")
+        print(f"keras-norms {command}: {what}", file=sys.stderr)
         return 2
     return 0
 
@@ -25,10 +28,11 @@ def guarded(command, function, *arguments):
 def write_changed(options, change):
     """Writes what `change(model)` returns, a model and a report, and prints the report."""
     check_output(options)
-    model, report = change(load_model(options.model, compiled=True, module=options.module))
+    with contextlib.redirect_stdout(sys.stderr):  # Progress bars.
+        model, report = change(load_model(options.model, compiled=True, module=options.module))
     save_model(model, options.output)
     if options.json:
-        rows = [row._asdict() for row in report]
+        rows = [{name: _plain(cell) for name, cell in row._asdict().items()} for row in report]
         print(json.dumps({"output": options.output, "layers": rows}, indent=2))
     else:
         _print(report, options)
@@ -46,6 +50,12 @@ def _print(report, options):
         table.add_row(*map(_cell, row.values()))
     console.print(table)
     console.print(f"Written: {printable(options.output)}", markup=False, highlight=False)
+
+
+def _plain(value):
+    """JSON has no numbers that are not finite."""
+    is_infinite = isinstance(value, float) and not math.isfinite(value)
+    return None if is_infinite else value
 
 
 def _cell(value):

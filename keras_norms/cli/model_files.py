@@ -48,8 +48,13 @@ def load_model(path, *, compiled=False, module=None):
 
 def _loaded(path, compiled):
     if compiled:
-        with contextlib.suppress(Exception):  # A loss may be a function that nobody registered.
+        try:
             return keras.models.load_model(path)
+        except Exception:  # A loss may be a function that nobody registered.
+            model = keras.models.load_model(path, compile=False)
+            line = "the new model is not compiled, since Keras cannot read how the model was"
+            print(f"keras-norms: {line}.", file=sys.stderr)
+            return model
     return keras.models.load_model(path, compile=False)
 
 

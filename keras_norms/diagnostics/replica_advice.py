@@ -4,6 +4,7 @@ import io
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -155,7 +156,7 @@ def advise(model, data, replicas, batch_size, *, limit=0.2, steps=None, verbose=
     batches.build(model)
     layers = batch_statistics_layers(model, OWNER)
     statistics = ActivationStatistics(model, layers, OWNER, _REMEDY)
-    found = statistics.collect(batches, verbose)
+    found = statistics.collect(_Whole(batches, batch_size), verbose)
     measured = {name: _noise(name, parts, replicas) for name, parts in found.items()}
     channels = {name: parts[1].shape[-1] for name, parts in found.items()}
     seconds, why = synchronization_cost(sorted(set(channels.values())), replicas)
@@ -173,9 +174,26 @@ def advise(model, data, replicas, batch_size, *, limit=0.2, steps=None, verbose=
     return ReplicaAdvice(rows, replicas, batch_size, limit, why)
 
 
+class _Whole:
+    """The batches that have the size asked for: noise depends on it, and the last may be small."""
+
+    def __init__(self, batches, batch_size):
+        self._batches, self._batch_size, self.size = batches, batch_size, batches.size
+
+    def __iter__(self):
+        for batch in self._batches:
+            size = len(tf.nest.flatten(batch)[0])
+            rule = "batches must have `batch_size` instances; a smaller one is left out"
+            require(size <= self._batch_size, OWNER, rule, batch_size=self._batch_size, size=size)
+            if size == self._batch_size:
+                yield batch
+
+
 def _noise(name, parts, replicas):
     """The noise of one replica's batch and of all replicas', and the values a batch has."""
-    counts, means, m2 = parts
+    counts = parts[0]
+    parts = [part[counts.min(-1) > 0] for part in parts]  # A mask may leave nothing of a batch.
+    counts, means, _ = parts
     groups = len(counts) // replicas
     rule = "`data` must have at least two batches of all replicas together"
     require(groups >= 2, OWNER, rule, batches=len(counts), replicas=replicas)

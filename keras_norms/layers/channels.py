@@ -44,7 +44,7 @@ def argument_names(layer_class):
     """
     names: dict[str, None] = {}
     for parent in reversed(layer_class.__mro__):
-        if parent.__module__.startswith("keras_norms."):
+        if parent.__module__.startswith("keras_norms.") and "__init__" in vars(parent):
             parameters = list(inspect.signature(parent.__init__).parameters.values())[1:]
             names |= {p.name: None for p in parameters if p.kind != p.VAR_KEYWORD}
     return tuple(names)

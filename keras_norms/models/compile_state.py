@@ -26,7 +26,7 @@ def copy_compile_state(model, copy, variables):
     except Exception as error:
         copy.optimizer = None
         reason = printable((str(error).strip().splitlines() or [type(error).__name__])[0])
-    if copy.optimizer is None:
+    if getattr(copy, "optimizer", None) is None:
         return [f"the copy of {called(model)} is not compiled: {reason}"]
     _copy_optimizer(model.optimizer, copy.optimizer, variables, copy.trainable_variables)
     return []

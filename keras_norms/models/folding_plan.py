@@ -9,9 +9,10 @@ from keras_norms.layers.channels import ChannelNormalization
 from keras_norms.models.graph_config import OUTPUT, graph_of
 from keras_norms.models.inference_affine import inference_affine, is_normalization, why_no_affine
 from keras_norms.models.linear_layers import KINDS, LinearLayer
+from keras_norms.models.model_tree import copy_own_state, walk
 from keras_norms.models.reports import Row
 from keras_norms.ops.layout import canonical_axes
-from keras_norms.printable import called
+from keras_norms.printable import called, printable
 
 
 class FoldingPlan:
@@ -153,7 +154,7 @@ class FoldingPlan:
                 where = f"it is inside of '{name}', a {type(layer).__name__}"
                 inside = filter(is_normalization, nested_layers(layer))
                 for norm in inside:
-                    yield Row(f"{name}/{norm.name}", type(norm).__name__, None, where)
+                    yield Row(f"{name}/{printable(norm.name)}", type(norm).__name__, None, where)
 
     def copy_to(self, new):
         """Copies weights, and what is trainable, to the model that was built from the config."""
@@ -168,7 +169,11 @@ class FoldingPlan:
             for old, made in zip(nested_layers(layer), nested_layers(copy), strict=True):
                 made.trainable = old.trainable
             linear = self._linear.get(name)
-            copy.set_weights(layer.get_weights() if linear is None else linear.weights())
+            if linear is not None:
+                copy.set_weights(linear.weights())
+                continue
+            for (_, old), (_, made) in zip(walk(layer), walk(copy), strict=True):
+                copy_own_state(old, made)
 
 
 def _may_train(call):

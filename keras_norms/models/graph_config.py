@@ -20,7 +20,8 @@ def graph_of(model, config):
     if not isinstance(model, keras.Model):
         return None
     if isinstance(model, keras.Sequential):
-        return SequentialGraph(config)
+        has_layers = isinstance(config, dict) and "layers" in config
+        return SequentialGraph(config) if has_layers else None
     is_functional = isinstance(config, dict) and {"layers", "output_layers"} <= config.keys()
     return FunctionalGraph(config) if is_functional else None
 

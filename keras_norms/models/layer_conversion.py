@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_norms.arguments import is_number, require
-from keras_norms.keras_api import is_variable, keras
+from keras_norms.keras_api import IS_KERAS_3, is_variable, keras
 from keras_norms.layers.adaptive_batch_normalization import AdaptiveBatchNormalization
 from keras_norms.layers.batch_normalization import BatchNormalization
 from keras_norms.layers.batch_renormalization import BatchRenormalization
@@ -22,6 +22,7 @@ from keras_norms.layers.sync_batch_normalization import SyncBatchNormalization
 from keras_norms.models.conversion import input_shape_of, renorm_from_stock, renorm_to_stock
 from keras_norms.models.statistics_layers import kept_by, momentum_now
 from keras_norms.schedules import momentum_at
+from keras_norms.statistics.accumulation import window_weights
 
 OURS = (
     BatchNormalization,
@@ -37,6 +38,7 @@ STOCK = keras.layers.BatchNormalization
 _OF_KERAS_2 = getattr(getattr(keras.layers, "experimental", None), "SyncBatchNormalization", None)
 CONVERTIBLE = (*OURS, STOCK, *([_OF_KERAS_2] if _OF_KERAS_2 else []))
 OWNER = "convert_batch_norm"
+_MAY_BE_UNBIASED = BatchNormalization, SyncBatchNormalization, RegularizedBatchNormalization
 # Options that every layer has.
 _COMMON = "name", "trainable", "dtype"
 
@@ -71,6 +73,11 @@ def converted_layer(layer, to, arguments):
     notes = [str(each.message).partition(": ")[2] for each in caught]
     if lost:
         notes.append(f"without {', '.join(sorted(lost))}")
+    for name in ("gamma", "beta"):
+        if layer.built and getattr(layer, name) is not None and getattr(new, name) is None:
+            notes.append(f"without its {name}")
+    if to is STOCK and getattr(new, "renorm", False):
+        notes.append("with renorm=True")
     if isinstance(layer, AdaptiveBatchNormalization) and not isinstance(new, type(layer)):
         notes.append("inference no longer mixes in the plain input")
     return new, "; ".join(notes)
@@ -104,6 +111,12 @@ def _unbuilt(layer, to, arguments):
     if to is STOCK and is_moving:
         now = momentum_now(layer) if layer.built else momentum_at(layer.momentum, 0)
         config["momentum"] = float(now)
+    if to is STOCK and set(config.get("frozen", ())) == {"parameters", "statistics"}:
+        config |= {"trainable": False, "frozen": ()}
+    if _is_fused(layer) and to in _MAY_BE_UNBIASED:
+        config["unbiased_moving_variance"] = True
+    if to is STOCK and not IS_KERAS_3 and layer.built and layer.input_spec.ndim == 4:
+        config.pop("unbiased_moving_variance", None)
     taken = _options(to)
     defaults = _options(type(layer))
     lost = {
@@ -115,6 +128,11 @@ def _unbuilt(layer, to, arguments):
         lost["a `momentum` that changes (it is that of the next step)"] = None
     config = {name: value for name, value in config.items() if name in taken}
     return to(**{**config, **arguments}), list(lost)
+
+
+def _is_fused(layer):
+    """Whether a layer is one of Keras 2 that divides by `n - 1` in the moving variance."""
+    return not isinstance(layer, OURS) and bool(getattr(layer, "fused", False))
 
 
 def _options(kind):
@@ -143,8 +161,7 @@ def _is_neutral(name, value, defaults, layer):
     if isinstance(default, str) and isinstance(value, dict):  # An initializer.
         get = keras.initializers.get
         return type(get(value)) is type(get(default))
-    # `synchronized=False` and the like; Keras adds options of its own that only ours set.
-    return name == "autocast" or not value and not default or value == default
+    return (not value and not default) or value == default  # Also () and [], False and 0.
 
 
 def _with_arguments(layer, arguments):
@@ -164,6 +181,10 @@ def copy_state(source, target):
     """
     names = [name for name, value in vars(source).items() if is_variable(value)]
     names += ["gamma", "beta"]
+    of_source, of_target = (len(window_weights(layer)) for layer in (source, target))
+    if of_source != of_target or _stored_as(source) != _stored_as(target):
+        # Batches that were accumulated of another kind cannot be merged with those to come.
+        names = [name for name in names if not name.startswith("accumulated_")]
     for name in dict.fromkeys(names):
         one: Any = getattr(source, name, None)
         other: Any = getattr(target, name, None)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from keras_norms.keras_api import keras
 
@@ -136,8 +137,11 @@ class LinearLayer:
 
     @property
     def is_finite(self):
-        """Whether the weights are, in their dtype."""
-        return all(np.isfinite(array.astype(np.float64)).all() for array in self.weights())
+        """Whether the weights are, in the dtype that the layer computes with."""
+        dtype = tf.as_dtype(self.layer.compute_dtype).as_numpy_dtype
+        with np.errstate(over="ignore"):
+            arrays = [array.astype(dtype).astype(np.float64) for array in self.weights()]
+        return all(np.isfinite(array).all() for array in arrays)
 
     @property
     def use_bias(self):

@@ -1,5 +1,6 @@
 """A whole model with its batch normalization layers as layers of another class."""
 
+import collections
 import contextlib
 import warnings
 from typing import Any, NamedTuple
@@ -8,7 +9,13 @@ import tensorflow as tf
 
 from keras_norms.arguments import require
 from keras_norms.keras_api import IS_KERAS_3, keras
-from keras_norms.keras_models import is_layer_model, rename, replace_attribute, trusting_configs
+from keras_norms.keras_models import (
+    is_graph,
+    is_layer_model,
+    rename,
+    replace_attribute,
+    trusting_configs,
+)
 from keras_norms.layers.sync_batch_normalization import SyncBatchNormalization
 from keras_norms.models.compile_state import copy_compile_state
 from keras_norms.models.layer_conversion import (
@@ -21,8 +28,8 @@ from keras_norms.models.layer_conversion import (
 from keras_norms.models.model_tree import (
     attributes,
     children,
+    copy_own_state,
     layers_in,
-    own_variables,
     path_names,
     replaced,
     walk,
@@ -151,7 +158,9 @@ class _Conversion:
 
     def _convert_entries(self, config, layer):
         """Puts converted layers into the config of a layer, wherever it holds those of others."""
-        inside = {child.name: child for _, child in children(layer)}
+        # Of a custom layer two children may have one name; attributes tell them apart later.
+        names = collections.Counter(child.name for _, child in children(layer))
+        inside = {child.name: child for _, child in children(layer) if names[child.name] == 1}
 
         def visit(value):
             if isinstance(value, dict):
@@ -174,7 +183,7 @@ class _Conversion:
         """Converts what configs do not show: attributes of the copy of a custom layer."""
         if is_convertible(layer):
             return
-        if is_layer_model(layer):
+        if is_graph(layer):
             copies = dict(children(copy))
             for place, child in children(layer):
                 self._convert_inside(copies[place], child)
@@ -195,8 +204,9 @@ class _Conversion:
         """What a custom layer is to hold instead of the copy of a layer."""
         if is_convertible(layer):
             self._reached.add(id(layer))
-            is_done = type(copy) is type(self.converted(layer)) and type(copy) is not type(layer)
-            return copy if is_done else self.converted(layer)
+            new = self.converted(layer)
+            is_done = type(copy) is type(new) and copy.get_config() == new.get_config()
+            return copy if is_done else new
         if is_layer_model(layer) and any(is_convertible(child) for _, child in walk(layer)):
             if id(layer) not in self._new:
                 self._new[id(layer)] = self.copied(layer)
@@ -207,21 +217,25 @@ class _Conversion:
 
 def _copy_weights(found, copies):
     """Copies weights and flags; returns pairs of variables that are the same in both models."""
-    layers = dict(copies)
+    layers, known = dict(copies), dict(found)
+    for path, copy in copies:
+        if path not in known:
+            raise ValueError(
+                f"{called(copy)} is one layer in two models or layers, and its copies are two"
+            )
+    flags = {path: copy.trainable for path, copy in copies}  # A model sets those of its layers.
     same = []
     for path, layer in found:
         copy = layers[path]
-        copy.trainable = layer.trainable
+        copy.trainable = flags[path] if is_convertible(layer) else layer.trainable
         rename(copy, layer.name)
         if is_convertible(layer):
-            copy_state(layer, copy)
-            pairs = [(layer.gamma, copy.gamma), (layer.beta, copy.beta)] if layer.built else []
-            same += [pair for pair in pairs if pair[0] is not None]
+            if layer.built:
+                copy_state(layer, copy)
+                pairs = (layer.gamma, copy.gamma), (layer.beta, copy.beta)
+                same += [pair for pair in pairs if all(v is not None for v in pair)]
         else:
-            pairs = list(zip(own_variables(layer), own_variables(copy), strict=True))
-            for old, new in pairs:
-                new.assign(old)
-            same += pairs
+            same += copy_own_state(layer, copy)
     return same
 
 

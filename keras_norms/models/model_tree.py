@@ -2,19 +2,21 @@
 
 import collections
 import functools
+import os
+import tempfile
 import types
 
 import tensorflow as tf
 
-from keras_norms.keras_api import keras
-from keras_norms.keras_models import is_layer_model
+from keras_norms.keras_api import is_variable, keras
+from keras_norms.keras_models import copy_trainable, is_graph, is_layer_model
 
 _CONTAINERS = (list, tuple, dict)
 
 
 def children(layer):
     """`(place, child)` of each layer directly inside another, in an order that copies share."""
-    if is_layer_model(layer):
+    if is_graph(layer):
         yield from ((str(index), child) for index, child in enumerate(layer.layers))
         return
     for name, value in attributes(layer):
@@ -85,6 +87,27 @@ def own_variables(layer):
     return [v for v in layer.variables if id(v) not in known]
 
 
+def copy_own_state(layer, copy):
+    """Copies variables of a layer that are of no layer in it, and files such as vocabularies.
+
+    Returns:
+        Pairs of variables that are the same in both.
+    """
+    pairs = list(zip(own_variables(layer), own_variables(copy), strict=True))
+    for old, new in pairs:
+        if is_variable(new):
+            new.assign(old)
+            copy_trainable(old, new)
+    if hasattr(layer, "save_assets") and hasattr(copy, "load_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            layer.save_assets(folder)
+            if os.listdir(folder):
+                copy.load_assets(folder)
+    if hasattr(copy, "finalize_state"):  # Of `Normalization` and the like, once they are adapted.
+        copy.finalize_state()
+    return [pair for pair in pairs if is_variable(pair[1])]
+
+
 def replaced(value, replace):
     """An attribute's value, with `replace(layer)` in place of each layer in it."""
     if isinstance(value, keras.layers.Layer):
@@ -93,7 +116,8 @@ def replaced(value, replace):
         items = ((key, replaced(item, replace)) for key, item in value.items())
         return collections.OrderedDict(items) if _is_ordered(value) else dict(items)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(replaced(item, replace) for item in value))
+        kind = type(getattr(value, "__wrapped__", value))  # Keras wraps what it tracks.
+        return kind(*(replaced(item, replace) for item in value))
     if isinstance(value, (list, tuple)):
         kind = tuple if isinstance(value, tuple) else list
         return kind(replaced(item, replace) for item in value)
@@ -109,7 +133,7 @@ def hidden_layers(layer):
 
     They may run, but nobody can put another layer there.
     """
-    if is_layer_model(layer):
+    if is_graph(layer):
         return
     for name, value in attributes(layer):
         yield from _hidden_in(name, value, depth=3)

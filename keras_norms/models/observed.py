@@ -146,6 +146,7 @@ def observed(layers, before=None):
     function that was traced before is not observed.
     """
     calls = []
+    layers = list(dict.fromkeys(layers))
 
     def observing(layer, original):
         signature = inspect.signature(original)

@@ -21,11 +21,12 @@ from keras_norms.models.statistics_layers import (
 )
 from keras_norms.models.strata import strata
 from keras_norms.printable import printable
+from keras_norms.statistics.accumulation import window_weights
 from keras_norms.statistics.moments import MOMENTS
 from keras_norms.statistics.moving_average import LARGEST, MovingAverage
 
 CALLER = "recompute_statistics"
-REMEDY = "Freeze it with `trainable = False`: it then keeps its statistics."
+REMEDY = "Freeze it by `freeze_batch_norm`: it then keeps its statistics."
 MERGED_AT_ONCE = 64  # Batches, so that memory does not grow with the data.
 
 
@@ -84,7 +85,8 @@ def recompute_statistics(model, data, steps=None, *, batch_size=32, sequential=F
         AdaptiveBatchNormalization     mean and variance over all data. Its gate, a record of
                                        training, stays: `moving_sample_mean`, `moving_open_share`
 
-    Layers with `trainable = False` keep their statistics and normalize with them, as in training.
+    Layers with `trainable = False`, or whose statistics are frozen by `freeze_batch_norm`, keep
+    them and normalize with them, as in training. With `accumulate_steps` a new window begins.
 
     Use it after weights were averaged (SWA, EMA), since averaged weights have no moving statistics
     of their own; after training with a large momentum or few steps; and on unlabelled data of
@@ -161,7 +163,11 @@ def _layers(model):
     is_built = isinstance(model, keras.layers.Layer) and model.built
     require(is_built, CALLER, rule, model=model)
     layers = batch_statistics_layers(model, CALLER)
-    found = {layer: name for name, layer in layers.items() if layer.trainable}
+    found = {
+        layer: name
+        for name, layer in layers.items()
+        if layer.trainable and "statistics" not in getattr(layer, "frozen", ())
+    }
     rule = "the model must have a layer with batch statistics that is not frozen"
     require(found, CALLER, rule, frozen=[printable(name) for name in layers])
     return found
@@ -182,6 +188,7 @@ class _Target:
         of_renorm = "moving_stddev", "renorm_mean", "renorm_stddev"
         known = (name for name in (*self._kept.names, *of_renorm) if hasattr(layer, name))
         self._variables = {name: on_replicas(getattr(layer, name)) for name in known}
+        self._window = [part for v in window_weights(layer) for part in on_replicas(v)]
 
     def normalize_by_batch(self, call):
         """Gives a layer the statistics of what it is about to receive. Returns their parts."""
@@ -209,6 +216,8 @@ class _Target:
             )
         new = self._from(parts)
         self._assign(*new)
+        for variable in self._window:
+            variable.assign(tf.zeros_like(variable))
         pairs = new, self._before
         shifts = ratios_of_norms(*(v for s in pairs for v in mean_and_variance(self._layer, s)))
         return Recomputed(count, *map(float, shifts))
@@ -247,15 +256,26 @@ def _merged_parts(model, targets, batches, progress):
     options = dict(before=normalize_by_batch, owner=CALLER, remedy=REMEDY)
     run = ObservedModel(model, list(targets), compute, **options)
     found: dict = {}
+    largest = dict.fromkeys(targets, 0.0)
     with contextlib.closing(run.over(batches, progress)) as results:
         for number, of_batch in enumerate(results):
             for layer, parts in zip(order, of_batch, strict=True):
                 _check_finite(layer, parts.numpy(), number)
+                largest[layer] = max(largest[layer], float(tf.reduce_max(parts[0])))
                 collected = found.setdefault(layer, [])
                 collected.append(parts)
                 if len(collected) == MERGED_AT_ONCE:
                     collected[:] = [targets[layer].merge(collected)]
-    return {layer: targets[layer].merge(parts).numpy() for layer, parts in found.items()}
+    merged = {layer: targets[layer].merge(parts).numpy() for layer, parts in found.items()}
+    is_single = any(largest[layer] <= 1.0 < parts[0].max() for layer, parts in merged.items())
+    if len(targets) > 1 and is_single:
+        # What a layer behind receives would be 0 everywhere.
+        raise ValueError(
+            f"{CALLER}: a batch must have two values per channel or more where layers are "
+            "recomputed in one pass; use larger batches, or `sequential=True`. "
+            "Received: batches of one value."
+        )
+    return merged
 
 
 def _check_finite(layer, parts, number):

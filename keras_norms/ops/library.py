@@ -89,6 +89,7 @@ def driver_version():
     return version.value
 
 
+@tf.autograph.experimental.do_not_convert
 def _find():
     """Loads the library of the package, or else of the cache; otherwise says why there is none."""
     if sys.platform != "linux":

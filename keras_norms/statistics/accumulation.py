@@ -51,5 +51,10 @@ def add_to_window(layer, statistic, statistics, size, enabled=None):
     return statistic.finish(merged), is_last
 
 
+def window_weights(layer):
+    """The weights of `add_window`, or none."""
+    return [value for name, value in vars(layer).items() if name.startswith("accumulated_")]
+
+
 def _names(statistic):
     return [f"accumulated_{name}" for name in statistic.part_names]

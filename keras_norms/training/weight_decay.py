@@ -3,7 +3,8 @@
 import re
 import warnings
 
-from keras_norms.keras_api import is_variable, keras, nested_layers, stock_layers
+from keras_norms.arguments import require
+from keras_norms.keras_api import IS_KERAS_3, is_variable, keras, nested_layers, stock_layers
 from keras_norms.layers.batchless_normalization import BatchlessNormalization
 from keras_norms.layers.channels import ChannelNormalization
 from keras_norms.printable import called
@@ -104,6 +105,9 @@ def _exclude(owner, optimizer, model, var_names, kinds, weights_of, needs):
         raise ValueError(
             f"{owner}: `model` must be a Keras model. Received: {type(model).__name__}."
         )
+    is_list = not isinstance(var_names, str) and all(isinstance(name, str) for name in var_names)
+    rule = "`var_names` must be a list of strings"
+    require(is_list, owner, rule, var_names=var_names)
     weights = [
         w for layer in nested_layers(model) if isinstance(layer, kinds) for w in weights_of(layer)
     ]
@@ -124,6 +128,11 @@ def _exclude(owner, optimizer, model, var_names, kinds, weights_of, needs):
         inner.exclude_from_weight_decay = [*dict.fromkeys([*earlier, *names, *var_names])]
         return weights
     is_late = getattr(inner, "built", False)
+    if getattr(inner, "_built", False) and not IS_KERAS_3:
+        raise ValueError(
+            f"{owner}: with Keras 2 the optimizer must not be built yet: call it before the first "
+            "training step. Received: an optimizer that is built."
+        )
     inner.exclude_from_weight_decay(var_list=weights, var_names=list(var_names) or None)
     if is_late:
         warnings.warn(
