@@ -18,6 +18,7 @@ from keras_norms.keras_models import (
 )
 from keras_norms.layers.sync_batch_normalization import SyncBatchNormalization
 from keras_norms.models.compile_state import copy_compile_state
+from keras_norms.models.graph_config import copied
 from keras_norms.models.layer_conversion import (
     OWNER,
     check_target,
@@ -130,7 +131,7 @@ class _Conversion:
 
     def copied(self, model):
         """A model's copy with converted layers; its weights are new."""
-        config = model.get_config()
+        config = copied(model.get_config())  # It may be one that the model keeps.
         if is_layer_model(model):
             self._convert_entries(config, model)
         copy = type(model).from_config(config)
