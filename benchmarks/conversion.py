@@ -8,6 +8,7 @@ stock Keras. Then ResNet-50 trains on: a stock model, converted in the middle, a
 
 import argparse
 import os
+import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -32,7 +33,9 @@ def main():
     for name in ("network", "layers", "weights after", "outputs of ours", "after", "seconds"):
         table.add_column(name, justify="left" if name == "network" else "right")
     for name in options.networks:
-        table.add_row(name, *there_and_back(network(name, options.size)))
+        row = there_and_back(network(name, options.size))
+        print(name, *row, file=sys.stderr)  # The whole takes minutes.
+        table.add_row(name, *row)
         keras.backend.clear_session()
     console.print(table)
     console.print("Outputs: largest difference over the largest output, in float32.")
