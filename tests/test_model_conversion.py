@@ -1,5 +1,6 @@
 """Whole models with other batch normalization layers: weights, outputs, training, reports."""
 
+import contextlib
 import warnings
 from typing import Any, NamedTuple
 
@@ -439,6 +440,32 @@ def test_a_layer_that_cannot_be_reached_is_named_and_stays_as_it_was():
     np.testing.assert_allclose(copy(x), model(x), rtol=1e-5, atol=1e-6)
 
 
+class OwnGraph(keras.Model):
+    """Builds its graph itself, and has a config of its own."""
+
+    def __init__(self, width=4, **kwargs):
+        x = keras.Input((4,))
+        super().__init__(x, STOCK(name="norm")(keras.layers.Dense(width)(x)), **kwargs)
+        self.width = width
+
+    def get_config(self):
+        return {"width": self.width, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        del custom_objects
+        return cls(**config)
+
+
+def test_a_layer_in_a_graph_that_a_class_builds_cannot_be_reached():
+    model = with_values(OwnGraph())
+    with pytest.warns(UserWarning, match="it cannot be reached"):
+        copy, report = convert(model)
+    assert len(report.unchanged) == 1 and not report.changed
+    x = tf.random.stateless_normal((5, 4), (1, 2))
+    np.testing.assert_allclose(copy(x), model(x), rtol=1e-5, atol=1e-6)
+
+
 class Derived(STOCK):
     pass
 
@@ -483,3 +510,25 @@ def test_bad_input(model, options, message):
         with pytest.raises(ValueError, match=message):
             convert(model, **options)
     assert_equal(values(model) if model.built else [], before)
+
+
+def test_folding_a_layer_of_two_models_leaves_its_call_alone():
+    model = shared_between_models()
+    norm = model.get_layer("shared")
+    x = tf.random.stateless_normal((5, 4), (1, 2))
+    before = np.asarray(model(x))
+    with contextlib.suppress(ValueError):
+        keras_norms.fold_batch_norm(model)
+    assert "call" not in vars(norm)
+    np.testing.assert_array_equal(np.asarray(model(x)), before)
+
+
+def test_folded_weights_must_be_finite_in_half_precision():
+    half = dict(dtype="mixed_float16")
+    dense = keras.layers.Dense(2, kernel_initializer="identity", **half)
+    norm = STOCK(epsilon=1e-5, **half)
+    model = keras.Sequential([keras.Input((2,)), dense, norm])
+    norm.moving_mean.assign([500.0, 500.0])
+    norm.moving_variance.assign([1e-5, 1e-5])
+    with pytest.raises(ValueError, match="must be finite"):
+        keras_norms.fold_batch_norm(model)

@@ -152,3 +152,11 @@ def test_rejects_models_without_normalization():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)], name="plain")
     with pytest.raises(ValueError, match="must have a normalization layer .*'plain' without"):
         keras_norms.exclude_from_weight_decay(keras.optimizers.AdamW(), model)
+
+
+@pytest.mark.parametrize("names", ["bias", [1]])
+def test_names_must_be_a_list_of_strings(names):
+    model = keras.Sequential([keras.Input((3,)), keras_norms.BatchNormalization()])
+    optimizer = keras.optimizers.SGD()
+    with pytest.raises(ValueError, match="`var_names` must be a list of strings"):
+        keras_norms.exclude_from_weight_decay(optimizer, model, names)
