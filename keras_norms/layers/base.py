@@ -90,12 +90,14 @@ class BatchNormalizationBase(ChannelNormalization):
         check_arguments(self, argument_names(BatchNormalizationBase), self._owner)
         check_batch_options(self, self._owner)
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs, training=None, mask=None, residual=None):
         x, weights, axis, restore = self._viewed(inputs, mask)
+        after = self._after(residual, inputs)
         training = self._mode(training)
         parameters = self._read_parameters()
         if training is False:
-            return restore(self._infer(x, self._read_state(), parameters, axis, weights))
+            y = self._infer(x, self._read_state(), parameters, axis, weights, after)
+            return self._finished(restore(y), residual)
         enabled = None if training is True else training
         self._advise(x.shape.as_list(), axis)
         run = run_of(self, self._owner)
@@ -110,10 +112,11 @@ class BatchNormalizationBase(ChannelNormalization):
             segment_size=self.virtual_batch_size,
             group=self._group(),
             write=self._writer(axis, weights),
+            **after,
         )
         updated = run.once(self._update, state, statistics, enabled)
         self._use_extras(run, state, updated, statistics, extras, enabled)
-        return restore(y)
+        return self._finished(restore(y), residual)
 
     @property
     def momentum(self):
@@ -183,10 +186,10 @@ class BatchNormalizationBase(ChannelNormalization):
         new = self._moving_average(state).updated(*old, statistics, enabled)
         return dict(zip(self.kept.names, new, strict=True))
 
-    def _infer(self, x, state, parameters, axis, weights):
-        """`y` of inference."""
+    def _infer(self, x, state, parameters, axis, weights, after):
+        """`y` of inference; `after` holds the residual and the rectifier of the call."""
         scale, center, shift = self._inference_affine(state, **parameters)
-        return affine(x, scale, center, shift, axis=axis, weights=weights)
+        return affine(x, scale, center, shift, axis=axis, weights=weights, **after)
 
     def _writer(self, axis, weights):
         """How training computes `y`; see `normalize_batch`."""

@@ -85,6 +85,10 @@ class BatchNormalization(BatchNormalizationBase):
         frozen: what training leaves alone, a list: with `"statistics"` the layer computes as in
             inference and its moving statistics stay, with `"parameters"` gamma and beta are not
             trained. See `freeze_batch_norm`. Defaults to `()`, nothing.
+        activation: what is applied to `y`: `None`, the name of a Keras activation, a function, or a
+            `keras.layers.ReLU` or `LeakyReLU`. `"relu"`, `"relu6"`, `"leaky_relu"` and those layers
+            run in the pass that writes `y`, and the gradient keeps nothing for them; others are
+            called afterwards. See `fuse_activations`. Defaults to `None`.
         **kwargs: of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -97,6 +101,9 @@ class BatchNormalization(BatchNormalizationBase):
             rank of the inputs with 1 on the channel axes; sizes of 1 broadcast. Masks of preceding
             Keras layers are picked up automatically. With channels first, that of Keras' `Masking`
             covers `(batch, channels)`; it is read so where its shape cannot be `(batch, time)`.
+        residual: None, or a tensor of the shape and dtype of `inputs`, which is added before the
+            activation: `activation(y + residual)`, in the same pass. A layer is always called with
+            one or always without.
 
     With `accumulate_steps=N` the update sees N batches as one. A batch in which nothing counts adds
     nothing but is one of the N; if nothing counts in any of them nothing moves.
@@ -117,8 +124,8 @@ class BatchNormalization(BatchNormalizationBase):
     synchronized, they are the average of what each has.)
 
     Raises:
-        ValueError: for an invalid argument, an unknown channel size, or a mask whose shape does not
-            fit.
+        ValueError: for an invalid argument, an unknown channel size, a mask or a residual whose
+            shape does not fit, and a residual in some calls only.
 
     Example:
 

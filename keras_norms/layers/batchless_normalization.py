@@ -14,6 +14,7 @@ from keras_norms.layers.keras_2 import registered
 from keras_norms.layers.rematerialization import run_of
 from keras_norms.layers.rules import check_arguments, check_choice
 from keras_norms.ops.affine import affine
+from keras_norms.ops.rectifier import add_and_rectify
 from keras_norms.statistics.given import normalize_given
 from keras_norms.statistics.parametrization import PARAMETRIZATIONS
 
@@ -75,7 +76,8 @@ class BatchlessNormalization(ChannelNormalization):
         monitor: None, or the momentum in [0, 1) of a moving average of `E[z^2]`, kept in the weight
             `second_moment`, which starts at 1. `callbacks.SecondMomentMonitor` reads it.
             Defaults to `None`.
-        **kwargs: `frozen` (see `freeze_batch_norm`), and those of `keras.layers.Layer`.
+        **kwargs: `activation` (see `BatchNormalization`), `frozen` (see `freeze_batch_norm`), and
+            those of `keras.layers.Layer`.
 
     Call arguments:
         inputs: tensor `(batch, ..., channels, ...)`.
@@ -174,15 +176,18 @@ class BatchlessNormalization(ChannelNormalization):
         if self.monitor is not None:
             self.second_moment = add_moving_statistic(self, "second_moment", (), "ones")
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs, training=None, mask=None, residual=None):
         x, weights, axis, restore = self._viewed(inputs, mask)
+        after = self._after(residual, inputs)
         training = self._mode(training)
         mean, stored, inverse_stddev = self._read_statistics()
         scale, center, shift = self._affine(mean, inverse_stddev, **self._read_parameters())
         if training is False:
-            return restore(affine(x, scale, center, shift, axis=axis, weights=weights))
+            y = affine(x, scale, center, shift, axis=axis, weights=weights, **after)
+            return self._finished(restore(y), residual)
         self._advise()
         y, deviations = normalize_given(x, scale, center, shift, axis=axis, weights=weights)
+        y = add_and_rectify(y, **after)
         # Where a mask leaves nothing there is nothing to follow.
         use = deviations.count > 0.0
         use = use if training is True else tf.logical_and(use, training)
@@ -192,7 +197,7 @@ class BatchlessNormalization(ChannelNormalization):
         run.add_loss(loss, anew=lambda: loss_of(*self._read_statistics())[0])
         if self.monitor is not None:
             run.once(self._update_monitor, second_moment, use)
-        return restore(y)
+        return self._finished(restore(y), residual)
 
     def _read_statistics(self, dtype=None):
         """The mean, what is stored for the standard deviation, and its inverse."""
@@ -268,8 +273,8 @@ class BatchlessNormalization(ChannelNormalization):
         """The loss that moves the statistics, and `E[z^2]` of each channel."""
         mean_square = deviations.mean_square(tf.cast(mean - center, tf.float64))
         second_moment = mean_square * tf.square(tf.cast(inverse_stddev, tf.float64))
-        log_stddev = tf.cast(self._stddev_rule.log(stored, self.epsilon), tf.float64)
-        nll = log_stddev + 0.5 * second_moment
+        log_stddev = self._stddev_rule.log(stored, self.epsilon)
+        nll = tf.cast(log_stddev, tf.float64) + 0.5 * second_moment
         nll = tf.reduce_mean(tf.where(use, nll, tf.zeros_like(nll)))
         loss = tf.cast(self.nll_weight * (nll - tf.stop_gradient(nll)), mean.dtype)
         return loss, second_moment
@@ -279,7 +284,6 @@ class BatchlessNormalization(ChannelNormalization):
         old = tf.convert_to_tensor(self.second_moment)
         new = tf.reduce_mean(tf.where(use, tf.cast(second_moment, old.dtype), old))
         mixed = self.monitor * old + (1.0 - self.monitor) * new
-        # A batch that is not finite shows, but not for ever.
         self.second_moment.assign(tf.where(tf.math.is_finite(old), mixed, new))
 
     @property

@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_norms.arguments import require
 from keras_norms.keras_api import (
     LayerWithLosses,
     LayerWithUntrainedWeights,
@@ -14,9 +15,17 @@ from keras_norms.keras_api import (
     keras,
 )
 from keras_norms.layers import keras_2
-from keras_norms.layers.inputs import real_tensor, static_if_possible
+from keras_norms.layers.activations import activation_of, rectifier_of, serialized
+from keras_norms.layers.inputs import (
+    described,
+    mask_of,
+    real_tensor,
+    residual_tensor,
+    static_if_possible,
+)
 from keras_norms.layers.rules import check_arguments, check_frozen
 from keras_norms.ops.layout import ChannelView, canonical_axes
+from keras_norms.ops.rectifier import sum_of
 from keras_norms.ops.weights import row_weights
 from keras_norms.printable import called
 from keras_norms.schedules import as_config
@@ -25,6 +34,7 @@ SERIALIZE = {
     "initializer": keras.initializers.serialize,
     "regularizer": keras.regularizers.serialize,
     "constraint": keras.constraints.serialize,
+    "activation": serialized,
 }
 
 
@@ -53,6 +63,9 @@ def argument_names(layer_class):
 class ChannelNormalization(LayerWithUntrainedWeights, LayerWithLosses):
     """`y = scale * (x - center) + shift` per channel, with gamma and beta in scale and shift."""
 
+    # Whether kernels may add the residual and rectify, rather than TensorFlow afterwards.
+    _fuses = True
+
     def __init__(
         self,
         axis,
@@ -66,6 +79,7 @@ class ChannelNormalization(LayerWithUntrainedWeights, LayerWithLosses):
         beta_constraint,
         gamma_constraint,
         frozen=(),
+        activation=None,
         **kwargs,
     ):
         check_backend(type(self).__name__)
@@ -84,6 +98,8 @@ class ChannelNormalization(LayerWithUntrainedWeights, LayerWithLosses):
         self.beta_constraint = keras.constraints.get(beta_constraint)
         self.gamma_constraint = keras.constraints.get(gamma_constraint)
         self.frozen = frozen
+        self.activation = activation_of(activation, self._owner)
+        self._takes_residual = None  # Not known before the first call.
         check_arguments(self, argument_names(ChannelNormalization), self._owner)
         self.axis = [int(a) for a in axis] if isinstance(axis, (list, tuple)) else int(axis)
 
@@ -194,12 +210,41 @@ class ChannelNormalization(LayerWithUntrainedWeights, LayerWithLosses):
 
     def _viewed(self, inputs, mask):
         """The inputs with one channel axis, their weights, and the way back."""
+        mask = mask_of(inputs) if mask is None else mask
         inputs = self._checked(inputs)
         axes = canonical_axes(self.axis, inputs.shape.rank, self._owner)
         view = ChannelView(axes, inputs.shape.rank)
         weights = row_weights(mask, inputs, axes, self._owner)
         weights = None if weights is None else view.apply(weights)
         return view.apply(inputs), weights, view.axis, lambda y: view.restore(y, inputs)
+
+    def _after(self, residual, inputs):
+        """What kernels do in the pass that writes `y`: a residual and a `Rectifier`, or None."""
+        residual = self._viewed_residual(residual, inputs)
+        if not self._fuses:
+            return dict(residual=None, rectifier=None)
+        return dict(residual=residual, rectifier=rectifier_of(self.activation))
+
+    def _finished(self, y, residual):
+        """What is left to do to the `y` of a call."""
+        if not self._fuses and residual is not None:
+            y = sum_of(y, tf.cast(residual, y.dtype))
+        is_done = self._fuses and rectifier_of(self.activation) is not None
+        return y if is_done or self.activation is None else self.activation(y)
+
+    def _viewed_residual(self, residual, inputs):
+        """The residual with one channel axis and in the compute dtype, or None."""
+        takes = residual is not None
+        if self._takes_residual is None:
+            self._takes_residual = takes
+        first = "with" if self._takes_residual else "without"
+        rule = f"a layer that was first called {first} `residual` is always called so"
+        require(takes == self._takes_residual, self._owner, rule, residual=described(residual))
+        if residual is None:
+            return None
+        residual = tf.cast(residual_tensor(residual, inputs, self._owner), self.compute_dtype)
+        axes = canonical_axes(self.axis, residual.shape.rank, self._owner)
+        return ChannelView(axes, residual.shape.rank).apply(residual)
 
     def _vector(self, variable, dtype=None):
         value = tf.convert_to_tensor(variable)

@@ -28,6 +28,37 @@ def real_tensor(value, name, owner):
     return tensor
 
 
+def residual_tensor(residual, inputs, owner):
+    """What is added to the normalized inputs, as a tensor of their shape and dtype.
+
+    Raises:
+        ValueError: if it has another.
+    """
+    inputs = tf.convert_to_tensor(inputs)
+    residual = real_tensor(residual, "residual", owner)
+    fits = residual.shape.is_compatible_with(inputs.shape) and residual.dtype == inputs.dtype
+    if not fits:
+        raise ValueError(
+            f"{owner}: `residual` must have the shape and dtype of `inputs`. Received: "
+            f"residual of shape {residual.shape} and dtype {residual.dtype.name}, inputs of shape "
+            f"{inputs.shape} and dtype {inputs.dtype.name}."
+        )
+    return residual
+
+
+def described(tensor):
+    """A tensor, or None, for an error message."""
+    return None if tensor is None else f"a tensor of shape {tensor.shape}"
+
+
+def mask_of(inputs):
+    """The mask that a preceding Keras layer made for a tensor, or None.
+
+    Keras hands it to a layer that is called with one tensor, not where there is a `residual`, too.
+    """
+    return getattr(inputs, "_keras_mask", None)
+
+
 def static_if_possible(training, owner):
     """`training` as a Python bool, or as a scalar bool tensor whose value is not known yet.
 

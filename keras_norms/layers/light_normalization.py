@@ -87,6 +87,9 @@ class LightNormalization(RangeNormalizationBase):
 
     can_do_without = True
 
+    # Values and gradients are rounded where the layer ends.
+    _fuses = False
+
     def __init__(
         self,
         axis=-1,
@@ -159,7 +162,7 @@ class LightNormalization(RangeNormalizationBase):
         scale = inverse_scale if gamma is None else gamma * inverse_scale
         return scale, statistics.mean, beta, inverse_scale
 
-    def _infer(self, x, state, parameters, axis, weights):
+    def _infer(self, x, state, parameters, axis, weights, after):
         inverse_scale, center, _ = self._inference_affine(state)
         return self._writer(axis, weights)(x, center, inverse_scale, **parameters)
 

@@ -2,7 +2,7 @@
 
     moments(x; w)                    count = sum w, mean, m2 = sum w (x - mean)^2
     sums(u, v, center; w)            sum w u, sum w u (v - center), and y in the same pass
-    blend(u, v, a, b, c, center; w)  a u + w (b (v - center) + c)
+    blend(u, v, a, b, c, center; w)  a u + w (b (v - center) + c), and a rectifier of that
 
 Each is one pass over the activations it names. Their gradients are made of the same
 three again, so a gradient of any order is as few passes. Which code computes them is the choice
@@ -64,7 +64,11 @@ def sums(**named):
     def run(here):
         return tuple(result for result in kernels_in_use().sums(here) if result is not None)
 
-    results = _with_gradient(run, sums_gradient, operands)
+    def gradient_of(here, results, *gradients):
+        del results
+        return sums_gradient(here, *gradients)
+
+    results = _with_gradient(run, gradient_of, operands)
     return results if operands.v is not None else (results[0], None)
 
 
@@ -94,17 +98,24 @@ def sums_gradient(operands, of_sum, of_product=None, dy=None):
 
 
 def blend(**named):
-    """Returns `a u + w (b (v - center) + c)` in the dtype of `v`; each term is optional."""
+    """Returns `a u + w (b (v - center) + c)` in the dtype of `v`; each term is optional.
+
+    With a `rectifier`, that of this sum.
+    """
     operands = Operands(**named)
     if kernels_in_use().has_gradient(operands):
         return kernels_in_use().blend(operands)
     return _with_gradient(lambda here: kernels_in_use().blend(here), blend_gradient, operands)
 
 
-def blend_gradient(operands, dy):
-    """The gradients of the operands by name, from that of the result of `blend`."""
+def blend_gradient(operands, y, dy):
+    """The gradients of the operands by name, from the result of `blend` and its gradient."""
     u, v, center, gradients = operands.u, operands.v, operands.center, {}
-    if u is not None:
+    if operands.rectifier is not None:
+        dy = operands.rectifier.gradient(dy, y)
+    if operands.a is None and u is not None:
+        gradients["u"] = dy
+    elif u is not None:
         gradients["u"] = blend(v=dy, b=operands.a, **operands.unweighted_layout)
         gradients["a"] = sums(u=dy, v=u, **operands.unweighted_layout)[1]
     if v is not None:
@@ -127,9 +138,11 @@ def _with_gradient(run, gradient_of, operands):
     def op(*tensors):
         here = operands._replace(**dict(zip(given, tensors, strict=True)))
 
-        def gradient(*of_results):
-            return in_order(gradient_of(here, *of_results), given)
+        results = run(here)
 
-        return run(here), gradient
+        def gradient(*of_results):
+            return in_order(gradient_of(here, results, *of_results), given)
+
+        return results, gradient
 
     return op(*given.values())

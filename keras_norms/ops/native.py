@@ -49,7 +49,13 @@ def sums(operands):
 
 
 def blend(operands):
-    return _run("blend", operands) if has_gradient(operands) else reference.blend(operands)
+    if not has_gradient(operands):
+        return reference.blend(operands)
+    if operands.u is not None and operands.a is None:
+        one = tf.ones([operands.u.shape[operands.axis]], tf.float64)
+        operands = operands._replace(a=one)
+    y = _run("blend", operands)
+    return y if operands.rectifier is None else operands.rectifier(y)
 
 
 def rounds_straight_through(x):

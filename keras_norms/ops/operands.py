@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_norms.ops.rectifier import Rectifier
+
 # The tensors that each operation of the compiled library takes, in the order of its inputs.
 TENSORS = {
     "moments": ("x", "weights"),
@@ -19,11 +21,12 @@ class Operands(NamedTuple):
         axis: the channel axis, non-negative. Activations have one; see `ChannelView`.
         u, v: activations of the same shape.
         a, b, c, center, scale, shift: float64 vectors, `[channels]`, or `[segments, channels]`
-            with a segment size.
+            with a segment size. Without `a`, `u` is taken as it is.
         weights: None, or weights as `row_weights` makes them; constants. Where they are 0, a `v`
             that is not finite is read as the center.
         weighted: whether the weights also weigh; otherwise they only tell what is invalid.
         segment_size: None, or rows per segment; the last segment takes the remainder.
+        rectifier: None, or the `Rectifier` that `blend` applies to its result.
     """
 
     axis: int
@@ -38,6 +41,7 @@ class Operands(NamedTuple):
     weights: tf.Tensor | None = None
     weighted: bool = False
     segment_size: int | None = None
+    rectifier: Rectifier | None = None
 
     @property
     def differentiable(self):

@@ -75,4 +75,4 @@ def _sums(op, *gradients):
 def _blend(op, dy):
     inputs = _inputs(op, "blend")
     operands = Operands(**inputs, weighted=op.get_attr("weighted"), **_layout(op))
-    return _in_order_of_inputs(inputs, kernels.blend_gradient(operands, dy))
+    return _in_order_of_inputs(inputs, kernels.blend_gradient(operands, op.outputs[0], dy))

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from keras_norms.ops.extremes import add_at, extremes
 from keras_norms.ops.layout import expand_vector
+from keras_norms.ops.rectifier import sum_of
 from keras_norms.ops.reference_rounding import rounded, rounds_straight_through
 from keras_norms.ops.totals import count_of, total_of
 
@@ -90,7 +91,7 @@ def sums(operands):
 
 
 def blend(operands):
-    """`a u + w (b (v - center) + c)`, every term optional."""
+    """`a u + w (b (v - center) + c)`, every term optional, and the rectifier of that."""
     u, v, b, c, weights = operands.u, operands.v, operands.b, operands.c, operands.weights
     axis, segment_size = operands.axis, operands.segment_size
     like = v if v is not None else u
@@ -110,8 +111,15 @@ def blend(operands):
     if operands.weighted and term is not None:
         term = term * tf.cast(weights, dtype)
     if u is not None:
-        scaled = tf.cast(u, dtype) * expand(operands.a)
-        term = scaled if term is None else scaled + term
+        scaled = tf.cast(u, dtype)
+        if operands.a is not None:
+            scaled = scaled * expand(operands.a)
+        if term is None:
+            term = scaled
+        else:
+            term = scaled + term if v is None else sum_of(term, scaled)
+    if operands.rectifier is not None:
+        term = operands.rectifier(term)
     return tf.cast(term, like.dtype)
 
 

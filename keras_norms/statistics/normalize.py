@@ -40,6 +40,8 @@ def normalize_batch(
     segment_size=None,
     group=ALONE,
     write=None,
+    residual=None,
+    rectifier=None,
 ):
     """Normalizes with statistics of the batch: `y = scale * (x - center) + shift`.
 
@@ -67,6 +69,8 @@ def normalize_batch(
         group: the replicas that share statistics. Defaults to this replica alone.
         write: None for `blend`, or `write(x, center, *extras, **parameters)`, which returns `y`
             as something near it, such as with rounded steps. The gradient is that of `blend`.
+        residual: None, or an activation like `x` that is added to `y`. Not with `write`.
+        rectifier: None, or the `Rectifier` that is applied to that. Not with `write`.
 
     Returns:
         `Normalized(y, statistics, extras)`.
@@ -74,6 +78,7 @@ def normalize_batch(
     axis %= x.shape.rank
     layout = dict(axis=axis, weights=weights, segment_size=segment_size)
     names = tuple(parameters)
+    has_residual = residual is not None
 
     def affine(statistics, extra_sum, values):
         named = dict(zip(names, values, strict=True))
@@ -103,12 +108,15 @@ def normalize_batch(
 
     @tf.custom_gradient
     def composite(x, *values):
+        residual = values[0] if has_residual else None
+        values = values[has_residual:]
         own_parts, kept = statistic.local(x, **layout)
         parts, extra_sum = _exchange(statistic, own_parts, extra, group)
         forward = statistic.finish(parts)
         vectors, extras = affine(forward, extra_sum, values)
         if write is None:
-            y = kernels_in_use().blend(Operands(v=x, **_roles(vectors), **layout))
+            after = dict(u=residual, rectifier=rectifier)
+            y = kernels_in_use().blend(Operands(v=x, **_roles(vectors), **after, **layout))
         else:
             y = write(x, vectors[1], *extras, **dict(zip(names, values, strict=True)))
         results = forward, tuple(extras)
@@ -120,6 +128,7 @@ def normalize_batch(
                 results = tf.nest.map_structure(tf.identity, results)
 
         def gradient(dy, *gradients):
+            dy = dy if rectifier is None else rectifier.gradient(dy, y)
             extras_gradients = gradients[len(forward) :]
             statistics = recalled_statistics(x, kept, forward)
             with tf.GradientTape() as tape:
@@ -138,11 +147,11 @@ def normalize_batch(
             of_moments = {} if back.b is None else dict(v=x, b=back.b, center=back.center)
             of_moments |= dict(c=back.c, weighted=weights is not None)
             dx = blend(u=dy, a=scale, **of_moments, **layout)
-            return back.at_positions(dx), *of_values
+            return back.at_positions(dx), *([dy] if has_residual else []), *of_values
 
         return Normalized(y, *results), gradient
 
-    return composite(x, *parameters.values())
+    return composite(x, *([residual] if has_residual else []), *parameters.values())
 
 
 def _exchange(statistic, own_parts, extra, group):
