@@ -26,6 +26,7 @@ struct ChannelLayout {
   int64_t inner = 1;
   int64_t segments = 1;      // 0 only where there are no rows.
   int64_t segment_rows = 0;  // Rows of every segment but the last; `rows` for a single segment.
+  int64_t row_channels = 0;  // For some channels of an activation: how many a row of it has. CPU.
 
   KERAS_NORMS_HD int64_t first_row(int64_t segment) const { return segment * segment_rows; }
   KERAS_NORMS_HD int64_t end_row(int64_t segment) const {
@@ -33,6 +34,10 @@ struct ChannelLayout {
     return end < rows ? end : rows;
   }
   KERAS_NORMS_HD int64_t size() const { return rows * channels * inner; }
+  // The distance of rows in memory, in planes of `inner` values.
+  int64_t stride() const { return row_channels > 0 ? row_channels : channels; }
+  // With the channels that are not ours.
+  int64_t whole_size() const { return rows * stride() * inner; }
   // The length of a vector that every segment has its own of: (segments, channels).
   KERAS_NORMS_HD int64_t vector_size() const { return segments * channels; }
 };

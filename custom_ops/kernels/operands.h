@@ -1,4 +1,4 @@
-// The operands of moments, extremes, sums and blend by name, and the rules that their shapes obey.
+// The operands of the kernels by name, and the rules that their shapes obey.
 //
 // One copy of the rules for everyone who calls the kernels: shape functions, where sizes may still
 // be unknown, op kernels, XLA kernels and FFI handlers. A kernel is called only with shapes that
@@ -13,10 +13,11 @@
 #include <vector>
 
 #include "channel_layout.h"
+#include "rectifier.h"
 
 namespace keras_norms {
 
-enum class Role { kActivation, kVector, kWeights };
+enum class Role { kActivation, kVector, kWeights, kCount, kScalar };
 
 struct Operand {
   const char* name;
@@ -39,29 +40,59 @@ inline constexpr Operand kSumsOperands[] = {
 };
 inline constexpr Operand kBlendOperands[] = {
     {"u", Role::kActivation, "num_u"},       {"v", Role::kActivation, "num_v"},
-    {"a", Role::kVector, "num_u"},           {"b", Role::kVector, "num_v"},
+    {"a", Role::kVector, "num_a"},           {"b", Role::kVector, "num_v"},
     {"c", Role::kVector, "num_c"},           {"center", Role::kVector, "num_center"},
     {"weights", Role::kWeights, "num_weights"},
+};
+
+inline constexpr Operand kNormalizeOperands[] = {
+    {"x", Role::kActivation, nullptr},
+    {"residual", Role::kActivation, "num_residual"},
+    {"gamma", Role::kVector, "num_gamma"},
+    {"beta", Role::kVector, "num_beta"},
+    {"moving_mean", Role::kVector, "num_moving"},
+    {"moving_variance", Role::kVector, "num_moving"},
+    {"share", Role::kScalar, "num_moving"},
+};
+inline constexpr Operand kNormalizeGradOperands[] = {
+    {"dy", Role::kActivation, nullptr},
+    {"x", Role::kActivation, nullptr},
+    {"y", Role::kActivation, "num_y"},
+    {"gamma", Role::kVector, "num_gamma"},
+    {"beta", Role::kVector, "num_beta"},
+    {"count", Role::kCount, nullptr},
+    {"mean", Role::kVector, nullptr},
+    {"variance", Role::kVector, nullptr},
+    {"of_mean", Role::kVector, "num_of"},
+    {"of_variance", Role::kVector, "num_of"},
 };
 
 struct Signature {
   const char* op;
   const Operand* operands;
   int size;
-  bool weighs;  // Has the attribute `weighted`.
+  bool weighs;              // Has the attribute `weighted`.
   bool has_chunks = false;  // Has the attribute `chunks`.
+  bool rectifies = false;   // Has the attributes `rectified`, `negative_slope` and `cap`.
+  bool has_epsilon = false;  // Has the attribute `epsilon`.
 };
 
 inline constexpr Signature kMoments{"KerasNorms>Moments", kMomentsOperands, 2, false};
 inline constexpr Signature kExtremes{"KerasNorms>Extremes", kExtremesOperands, 2, false, true};
 inline constexpr Signature kSums{"KerasNorms>Sums", kSumsOperands, 6, true};
-inline constexpr Signature kBlend{"KerasNorms>Blend", kBlendOperands, 7, true};
+inline constexpr Signature kBlend{"KerasNorms>Blend", kBlendOperands, 7, true, false, true};
+inline constexpr Signature kNormalize{
+    "KerasNorms>Normalize", kNormalizeOperands, 7, false, false, true, true};
+inline constexpr Signature kNormalizeGrad{
+    "KerasNorms>NormalizeGrad", kNormalizeGradOperands, 10, false, false, true, true};
 
 struct CallOptions {
   int64_t axis = 0;          // Where the channels of an activation are.
   int64_t segment_size = 0;  // Positions along axis 0 that share vectors; 0: all do.
   bool weighted = false;
   int64_t chunks = 1;  // Runs of positions that each segment is cut into.
+  Rectifier rectifier = {};
+  double epsilon = 0.0;  // Added to a variance.
 };
 
 // An array without values may have no memory, but a null pointer would say that it is absent.
@@ -135,6 +166,12 @@ inline bool Fits(Role role, const Sizes& sizes, const Sizes& activation,
            MayEqual(sizes[0], SegmentCount(activation[0], options)) &&
            MayEqual(sizes[1], channels);
   }
+  if (role == Role::kScalar) return sizes.empty();
+  if (role == Role::kCount) {
+    if (options.segment_size == 0) return sizes.size() == 1 && MayEqual(sizes[0], 1);
+    return sizes.size() == 2 && MayEqual(sizes[0], SegmentCount(activation[0], options)) &&
+           MayEqual(sizes[1], 1);
+  }
   if (sizes.size() != activation.size()) return false;
   for (size_t i = 0; i < sizes.size(); ++i) {
     const bool on_channels = static_cast<int64_t>(i) == options.axis;
@@ -150,6 +187,10 @@ inline const char* Rule(Role role) {
       return "activations must have the same shape.";
     case Role::kVector:
       return "a vector must be [channels], or [segments, channels] with a segment_size.";
+    case Role::kCount:
+      return "a count must be [1], or [segments, 1] with a segment_size.";
+    case Role::kScalar:
+      return "a share must be one number.";
     default:
       return "weights must have the shape of the activation, with 1 on the channel axis.";
   }
@@ -168,7 +209,7 @@ inline std::string PresenceProblem(const Signature& signature, const OperandShap
       return op + operand.name + " must be given. Received: none.";
     }
     any = any || (operand.role == Role::kActivation && shapes[i].present);
-    for (int k = 0; k < i; ++k) {  // Operands with one count come together: u and a, v and b.
+    for (int k = 0; k < i; ++k) {  // Operands with one count come together: v and b.
       const Operand& other = signature.operands[k];
       if (operand.count != nullptr && other.count != nullptr &&
           std::string(operand.count) == other.count && shapes[i].present != shapes[k].present) {
@@ -180,6 +221,20 @@ inline std::string PresenceProblem(const Signature& signature, const OperandShap
   if (!any) return op + "at least one of u and v must be given. Received: neither.";
   if (options.weighted && !shapes[signature.size - 1].present) {
     return op + "weighted needs weights. Received: weighted=true and none.";
+  }
+  if (signature.operands == kBlendOperands && shapes[2].present && !shapes[0].present) {
+    return op + "a needs u. Received: a and no u.";
+  }
+  if (signature.operands == kNormalizeOperands && shapes[4].present && options.segment_size > 0) {
+    return op + "segments have no moving statistics. Received: both.";
+  }
+  if (signature.operands == kNormalizeGradOperands) {
+    const bool has_y = shapes[2].present, rectifies = options.rectifier.is_given;
+    if (has_y && !rectifies) return op + "y needs rectified. Received: y and rectified=false.";
+    if (shapes[4].present && (has_y || !rectifies)) {
+      return op + "beta needs rectified, and no y. Received: beta" +
+             (has_y ? " and y." : " and rectified=false.");
+    }
   }
   if (signature.operands == kSumsOperands) {
     const bool u = shapes[0].present, v = shapes[1].present;

@@ -11,6 +11,7 @@
 #define KERAS_NORMS_KERNELS_SUMS_H_
 
 #include "channel_layout.h"
+#include "rectifier.h"
 #include "thread_pool.h"
 
 typedef struct CUstream_st* cudaStream_t;
@@ -27,6 +28,7 @@ struct SumsArguments {
                                   // and no u.
   const void* weights = nullptr;  // Null, or (rows, inner) >= 0; float, double for kFloat64.
   bool weighted = false;
+  Gate gate;  // For u and v, without weights. With a y of its own, our y is what u is read as.
   double* sum_u = nullptr;   // (segments, channels)
   double* sum_uv = nullptr;  // Null exactly where v is.
   void* y = nullptr;         // Null, or (rows, channels, inner); it may be the memory of u or of v.

@@ -32,6 +32,7 @@ class BlendOp : public tensorflow::OpKernel {
     arguments.center = VectorOf(center);
     arguments.weights = DataOf(weights);
     arguments.weighted = options_.weighted;
+    arguments.rectifier = options_.rectifier;
 
     tensorflow::Tensor* y;
     OP_REQUIRES_OK(context, context->forward_input_or_allocate_output(ActivationInputs(u, v), 0,

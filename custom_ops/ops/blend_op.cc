@@ -18,7 +18,7 @@ absl::Status BlendShape(InferenceContext* context) {
 REGISTER_OP("KerasNorms>Blend")
     .Input("u: num_u * T")
     .Input("v: num_v * T")
-    .Input("a: num_u * V")
+    .Input("a: num_a * V")
     .Input("b: num_v * V")
     .Input("c: num_c * V")
     .Input("center: num_center * V")
@@ -29,19 +29,24 @@ REGISTER_OP("KerasNorms>Blend")
     .Attr("W: {float, double} = DT_FLOAT")
     .Attr("num_u: int >= 0")
     .Attr("num_v: int >= 0")
+    .Attr("num_a: int >= 0")
     .Attr("num_c: int >= 0")
     .Attr("num_center: int >= 0")
     .Attr("num_weights: int >= 0")
     .Attr("weighted: bool = false")
+    .Attr("rectified: bool = false")
+    .Attr("negative_slope: float = 0")
+    .Attr("cap: float = 0")
     .Attr("axis: int >= 0")
     .Attr("segment_size: int >= 0 = 0")
     .SetShapeFn(BlendShape)
     .Doc(R"doc(
-y = a u + w (b (v - center) + c), per channel.
+y = a u + w (b (v - center) + c), per channel. With `rectified`, y = min(z, cap) where that, z,
+is above 0, and negative_slope z elsewhere.
 
 u: None or one activation, rank 2 or more.
 v: None or one activation. At least one of `u` and `v` is given, of the same shape.
-a: The factor of `u`. Vectors are `[channels]`, or `[segments, channels]` with a segment size.
+a: None (1) or the factor of `u`. Vectors are `[channels]`, or `[segments, channels]` with a segment size.
 b: The factor of `v - center`.
 c: None (0) or one vector.
 center: None (0) or one vector.
@@ -49,6 +54,9 @@ weights: None or one tensor of the shape of `y` with 1 on the channel axis; cons
   Where they are 0, a `v - center` that is not finite is read as 0.
 y: Like `u` and `v`, and in their memory where nobody else needs it.
 weighted: Whether the weights also weigh.
+rectified: Whether y is rectified.
+negative_slope: At least 0.
+cap: Above 0, or 0 for none.
 axis: The channel axis.
 segment_size: Positions along axis 0 that share vectors; 0 for no segments.
 )doc");

@@ -7,6 +7,7 @@
 #define KERAS_NORMS_OPS_OP_HELPERS_H_
 
 #include <array>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -58,6 +59,22 @@ absl::Status ReadOptions(Context* context, const Signature& signature, CallOptio
   TF_RETURN_IF_ERROR(context->GetAttr("segment_size", &options->segment_size));
   if (signature.has_chunks) TF_RETURN_IF_ERROR(context->GetAttr("chunks", &options->chunks));
   if (signature.weighs) TF_RETURN_IF_ERROR(context->GetAttr("weighted", &options->weighted));
+  if (signature.rectifies) {
+    Rectifier* rectifier = &options->rectifier;
+    TF_RETURN_IF_ERROR(context->GetAttr("rectified", &rectifier->is_given));
+    TF_RETURN_IF_ERROR(context->GetAttr("negative_slope", &rectifier->negative_slope));
+    TF_RETURN_IF_ERROR(context->GetAttr("cap", &rectifier->cap));
+  }
+  if (signature.has_epsilon) {
+    std::string epsilon;
+    TF_RETURN_IF_ERROR(context->GetAttr("epsilon", &epsilon));
+    char* end = nullptr;
+    options->epsilon = std::strtod(epsilon.c_str(), &end);
+    if (epsilon.empty() || *end != '\0' || !(options->epsilon >= 0)) {
+      return absl::InvalidArgumentError(op + "epsilon must be a number, at least 0, as text." +
+                                        " Received: epsilon=" + epsilon + ".");
+    }
+  }
   return absl::OkStatus();
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "kernels/add_at.h"
 #include "ops/op_helpers.h"
@@ -41,7 +42,8 @@ bool CanCallCompiledKernels(const tensorflow::DeviceType& device) {
 struct Operands {
   std::vector<XlaOp> ops;
   std::vector<OperandShape> shapes;
-  xla::PrimitiveType type;  // Of the activations.
+  std::vector<xla::PrimitiveType> types;  // Of the operands that are there.
+  xla::PrimitiveType type;                // Of the activations.
   Sizes sizes;              // Of the activations.
 };
 
@@ -101,6 +103,7 @@ class XlaKernel : public tensorflow::XlaOpKernel {
             signature_.op, ": XLA must know every size when it compiles. Received: ",
             operand.name, ".shape=", shape->ToString(), "."));
       }
+      operands->types.push_back(shape->element_type());
       if (operand.role == Role::kActivation) {
         operands->type = shape->element_type();
         operands->sizes = operands->shapes[i].sizes;
@@ -126,8 +129,11 @@ class XlaKernel : public tensorflow::XlaOpKernel {
     const std::string attributes = absl::StrCat(
         "{operands = \"", absl::StrJoin(names, " "), "\", axis = ", options_.axis,
         " : i64, segment_size = ", options_.segment_size,
-        " : i64, chunks = ", options_.chunks, " : i64, weighted = ",
-        options_.weighted ? "true" : "false", "}");
+        " : i64, chunks = ", options_.chunks, " : i64, weighted = ", Text(options_.weighted),
+        ", rectified = ", Text(options_.rectifier.is_given),
+        absl::StrFormat(", negative_slope = %.9e : f32, cap = %.9e : f32, epsilon = %.17e : f64}",
+                        options_.rectifier.negative_slope, options_.rectifier.cap,
+                        options_.epsilon));
     const std::vector<xla::Shape> result_shapes = ResultShapes(operands);
     const XlaOp call = xla::CustomCallWithLayout(
         builder, Target(), ops, xla::ShapeUtil::MakeTupleShape(result_shapes), shapes, attributes,
@@ -142,6 +148,8 @@ class XlaKernel : public tensorflow::XlaOpKernel {
 #endif
     return results;
   }
+
+  static const char* Text(bool value) { return value ? "true" : "false"; }
 
   const Signature signature_;
   const bool calls_compiled_kernels_;
@@ -293,6 +301,63 @@ class BlendXla : public XlaKernel {
   }
 };
 
+class NormalizeXla : public XlaKernel {
+ public:
+  explicit NormalizeXla(tensorflow::OpKernelConstruction* construction)
+      : XlaKernel(construction, kNormalize) {}
+
+ private:
+  std::vector<XlaOp> Emit(const XlaMath& math, const std::vector<XlaOp>& ops) const override {
+    const XlaMath::Normalized found =
+        math.ComputeNormalize(ops[0], ops[1], ops[2], ops[3], ops[4], ops[5], ops[6]);
+    return {found.y, found.count, found.mean, found.variance, found.new_mean, found.new_variance};
+  }
+  const char* Target() const override { return "keras_norms_normalize"; }
+  std::vector<xla::Shape> ResultShapes(const Operands& operands) const override {
+    std::vector<xla::Shape> shapes = {xla::ShapeUtil::MakeShape(operands.type, operands.sizes),
+                                      VectorShape(operands, 1), VectorShape(operands),
+                                      VectorShape(operands)};
+    if (operands.ops[6].valid()) {  // The share, the last one that is there.
+      const int64_t channels = operands.sizes[options_.axis];
+      shapes.resize(6, xla::ShapeUtil::MakeShape(operands.types.back(), {channels}));
+    }
+    return shapes;
+  }
+};
+
+class NormalizeGradXla : public XlaKernel {
+ public:
+  explicit NormalizeGradXla(tensorflow::OpKernelConstruction* construction)
+      : XlaKernel(construction, kNormalizeGrad) {
+    tensorflow::DataType type;
+    OP_REQUIRES_OK(construction, construction->GetAttr("P", &type));
+    vectors_ = type == tensorflow::DT_DOUBLE ? xla::F64 : xla::F32;
+  }
+
+ private:
+  std::vector<XlaOp> Emit(const XlaMath& math, const std::vector<XlaOp>& ops) const override {
+    const XlaMath::Gradients found =
+        math.ComputeNormalizeGrad(ops[0], ops[1], ops[2], ops[3], ops[4], ops[5], ops[6], ops[7],
+                                  ops[8], ops[9]);
+    std::vector<XlaOp> results = {found.dx};
+    if (ops[2].valid()) results.push_back(found.dresidual);
+    results.push_back(xla::ConvertElementType(found.dgamma, vectors_));
+    results.push_back(xla::ConvertElementType(found.dbeta, vectors_));
+    return results;
+  }
+  const char* Target() const override { return "keras_norms_normalize_grad"; }
+  std::vector<xla::Shape> ResultShapes(const Operands& operands) const override {
+    const int64_t activations = operands.ops[2].valid() ? 2 : 1;
+    std::vector<xla::Shape> shapes(
+        activations, xla::ShapeUtil::MakeShape(operands.type, operands.sizes));
+    const int64_t channels = operands.sizes[options_.axis];
+    shapes.resize(activations + 2, xla::ShapeUtil::MakeShape(vectors_, {channels}));
+    return shapes;
+  }
+
+  xla::PrimitiveType vectors_;
+};
+
 class RoundOnDevice : public RoundXla {
  public:
   explicit RoundOnDevice(tensorflow::OpKernelConstruction* construction)
@@ -308,6 +373,10 @@ REGISTER("KerasNorms>Extremes", "XLA_CPU_JIT", ExtremesXla);
 REGISTER("KerasNorms>Extremes", "XLA_GPU_JIT", ExtremesXla);
 REGISTER("KerasNorms>AddAt", "XLA_CPU_JIT", AddAtXla);
 REGISTER("KerasNorms>AddAt", "XLA_GPU_JIT", AddAtXla);
+REGISTER("KerasNorms>Normalize", "XLA_CPU_JIT", NormalizeXla);
+REGISTER("KerasNorms>Normalize", "XLA_GPU_JIT", NormalizeXla);
+REGISTER("KerasNorms>NormalizeGrad", "XLA_CPU_JIT", NormalizeGradXla);
+REGISTER("KerasNorms>NormalizeGrad", "XLA_GPU_JIT", NormalizeGradXla);
 REGISTER("KerasNorms>Sums", "XLA_CPU_JIT", SumsXla);
 REGISTER("KerasNorms>Sums", "XLA_GPU_JIT", SumsXla);
 REGISTER("KerasNorms>Blend", "XLA_CPU_JIT", BlendXla);

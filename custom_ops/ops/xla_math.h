@@ -1,4 +1,5 @@
-// Moments, sums and blend as HLO, for where XLA cannot call the compiled kernels.
+// Moments, sums and blend, and what is made of them, as HLO, for where XLA cannot call the compiled
+// kernels.
 //
 // The same numbers as keras_norms/ops/reference.py: activations are computed in float32 (float64
 // for float64), sums run in it over one axis or a block of rows and in float64 beyond, values are
@@ -9,6 +10,7 @@
 #define KERAS_NORMS_OPS_XLA_MATH_H_
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "kernels/operands.h"
@@ -80,16 +82,117 @@ class XlaMath {
     if (c.valid()) y = y.valid() ? xla::Add(y, Expand(Vector(c))) : Expand(Vector(c));
     if (options_.weighted && y.valid()) y = xla::Mul(y, ExpandWeights(weights));
     if (u.valid()) {
-      const Op scaled = xla::Mul(Compute(u), Expand(Vector(a)));
+      const Op scaled = a.valid() ? xla::Mul(Compute(u), Expand(Vector(a))) : Compute(u);
       y = y.valid() ? xla::Add(scaled, y) : scaled;
     }
+    if (options_.rectifier.is_given) y = Rectified(y);
     return xla::ConvertElementType(y, type_);
+  }
+
+  struct Normalized {
+    Op y, count, mean, variance, new_mean, new_variance;  // The last two as `share` is.
+  };
+  Normalized ComputeNormalize(Op x, Op residual, Op gamma, Op beta, Op moving_mean,
+                              Op moving_variance, Op share) const {
+    const Moments moments = ComputeMoments(x, Op());
+    const Op variance = DivideNoNan(moments.m2, moments.count);
+    const Op y =
+        ComputeBlend(residual, x, Op(), ScaleOf(gamma, variance), beta, moments.mean, Op());
+    if (!share.valid()) return {y, moments.count, moments.mean, variance, Op(), Op()};
+    const xla::PrimitiveType type = Type(moving_mean);
+    const Op count = xla::Reshape(moments.count, {});
+    share = xla::Select(xla::Gt(count, xla::ZerosLike(count)), share, xla::ZerosLike(share));
+    const double largest = 0.99 * (type == xla::F64 ? std::numeric_limits<double>::max()
+                                                    : std::numeric_limits<float>::max());
+    const Op bounded =
+        xla::Select(xla::Gt(variance, xla::FullLike(variance, largest)),
+                    xla::FullLike(variance, largest), variance);
+    const auto mixed = [&](Op old, Op batch) {
+      const Op kept = xla::Sub(xla::ScalarLike(share, 1.0), share);
+      return MultiplyNoNan(old, kept) +
+             MultiplyNoNan(xla::ConvertElementType(batch, type), share);
+    };
+    return {y,        moments.count, moments.mean,
+            variance, mixed(moving_mean, moments.mean), mixed(moving_variance, bounded)};
+  }
+
+  struct Gradients {
+    Op dx, dresidual, dgamma, dbeta;  // dresidual only where y is.
+  };
+  Gradients ComputeNormalizeGrad(Op dy, Op x, Op y, Op gamma, Op beta, Op count, Op mean,
+                                 Op variance, Op of_mean, Op of_variance) const {
+    const Op scale = ScaleOf(gamma, variance);
+    if (options_.rectifier.is_given) {
+      const Op z = y.valid() ? Compute(y)
+                             : Compute(Unrectified().ComputeBlend(Op(), x, Op(), scale, beta,
+                                                                  mean, Op()));
+      dy = xla::ConvertElementType(Gated(Compute(dy), z), type_);
+    }
+    const Sums sums = ComputeSums(dy, x, mean, Op(), Op(), Op());
+    const Op inverse = InverseStddev(variance);
+    const Op half = xla::ScalarLike(inverse, -0.5);
+    Op by_variance = half * Times(gamma, sums.sum_uv) * inverse * inverse * inverse;
+    Op by_mean = xla::Neg(scale * sums.sum_u);
+    if (of_variance.valid()) by_variance = by_variance + of_variance;
+    if (of_mean.valid()) by_mean = by_mean + of_mean;
+    const Op b = DivideNoNan(xla::ScalarLike(by_variance, 2.0) * by_variance, count);
+    const Op center = xla::Select(xla::IsFinite(mean), mean, xla::ZerosLike(mean));
+    const Op dx = Unrectified().ComputeBlend(dy, x, scale, b, DivideNoNan(by_mean, count), center,
+                                             Op());
+    return {dx, dy, OverSegments(sums.sum_uv * inverse), OverSegments(sums.sum_u)};
   }
 
  private:
   struct Center {
     Op high, low;
   };
+
+  // The same without a rectifier.
+  XlaMath Unrectified() const {
+    CallOptions options = options_;
+    options.rectifier = {};
+    return XlaMath(builder_, type_, sizes_, options);
+  }
+
+  // NaN stays, and minus infinity times a slope of 0 is 0.
+  Op Rectified(Op z) const {
+    const Rectifier& rectifier = options_.rectifier;
+    const Op zero = xla::ZerosLike(z);
+    const Op above = rectifier.cap > 0 ? xla::Min(z, xla::FullLike(z, rectifier.cap)) : z;
+    const Op finite = xla::Max(z, xla::MinFiniteValue(builder_, compute_));
+    const Op below = xla::FullLike(z, rectifier.negative_slope) * finite + zero;
+    return xla::Select(xla::Gt(z, zero), above, below);
+  }
+
+  // The gradient of z from that of the rectified value.
+  Op Gated(Op dy, Op z) const {
+    const Rectifier& rectifier = options_.rectifier;
+    const Op zero = xla::ZerosLike(z);
+    Op above = dy;
+    if (rectifier.cap > 0) {
+      above = xla::Select(xla::Lt(z, xla::FullLike(z, rectifier.cap)), dy, zero);
+    }
+    const Op below = xla::FullLike(z, rectifier.negative_slope) * dy;
+    return xla::Select(xla::Gt(z, zero), above, below);
+  }
+
+  Op InverseStddev(Op variance) const {
+    const Op one = xla::ScalarLike(variance, 1.0);
+    return one / xla::Sqrt(variance + xla::ScalarLike(variance, options_.epsilon));
+  }
+  Op Times(Op gamma, Op vector) const { return gamma.valid() ? Vector(gamma) * vector : vector; }
+  Op ScaleOf(Op gamma, Op variance) const { return Times(gamma, InverseStddev(variance)); }
+
+  // values * factor, and 0 where the factor is.
+  Op MultiplyNoNan(Op values, Op factor) const {
+    factor = xla::Broadcast(factor, SizesOf(values));
+    const Op zero = xla::ZerosLike(values);
+    return xla::Select(xla::Eq(factor, zero), zero, values * factor);
+  }
+
+  Op OverSegments(Op vector) const {
+    return options_.segment_size == 0 ? vector : Sum(vector, {0});
+  }
 
   Op Compute(Op x) const { return xla::ConvertElementType(x, compute_); }
 

@@ -9,6 +9,7 @@
 #include "kernels/blend.h"
 #include "kernels/extremes.h"
 #include "kernels/moments.h"
+#include "kernels/normalize.h"
 #include "kernels/sums.h"
 #include "xla_ffi/decode.h"
 #include "xla_ffi/round_arguments.h"
@@ -83,7 +84,63 @@ inline std::string Decode(ffi::RemainingArgs args, ffi::RemainingRets rets,
   arguments->c = decoder.Vector(4);
   arguments->center = decoder.Vector(5);
   arguments->weights = decoder.Data(6);
+  arguments->rectifier = decoder.options().rectifier;
   arguments->y = decoder.ActivationResult(0);
+  return decoder.problem();
+}
+
+inline std::string Decode(ffi::RemainingArgs args, ffi::RemainingRets rets,
+                          ffi::Dictionary attributes, NormalizeArguments* arguments) {
+  Decoder decoder(kNormalize, args, rets, attributes);
+  if (!decoder.problem().empty()) return decoder.problem();
+  arguments->dtype = decoder.dtype();
+  arguments->layout = decoder.layout();
+  arguments->x = decoder.Data(0);
+  arguments->residual = decoder.Data(1);
+  arguments->gamma = decoder.Vector(2);
+  arguments->beta = decoder.Vector(3);
+  arguments->epsilon = decoder.options().epsilon;
+  arguments->rectifier = decoder.options().rectifier;
+  arguments->y = decoder.ActivationResult(0);
+  arguments->count = decoder.VectorResult(1, arguments->layout.segments);
+  arguments->mean = decoder.VectorResult(2, arguments->layout.vector_size());
+  arguments->variance = decoder.VectorResult(3, arguments->layout.vector_size());
+  MovingAverage* moving = &arguments->moving;
+  moving->mean = decoder.Vector(4);
+  if (moving->mean.data == nullptr) return decoder.problem();
+  moving->variance = decoder.Vector(5);
+  moving->share = decoder.Data(6);
+  moving->new_mean = decoder.VectorResultLike(4, 4, arguments->layout.channels);
+  moving->new_variance = decoder.VectorResultLike(4, 5, arguments->layout.channels);
+  return decoder.problem();
+}
+
+inline std::string Decode(ffi::RemainingArgs args, ffi::RemainingRets rets,
+                          ffi::Dictionary attributes, NormalizeGradArguments* arguments) {
+  Decoder decoder(kNormalizeGrad, args, rets, attributes);
+  if (!decoder.problem().empty()) return decoder.problem();
+  arguments->dtype = decoder.dtype();
+  arguments->layout = decoder.layout();
+  arguments->dy = decoder.Data(0);
+  arguments->x = decoder.Data(1);
+  arguments->y = decoder.Data(2);
+  arguments->gamma = decoder.Vector(3);
+  arguments->beta = decoder.Vector(4);
+  arguments->epsilon = decoder.options().epsilon;
+  arguments->rectifier = decoder.options().rectifier;
+  arguments->count = static_cast<const double*>(decoder.Data(5));
+  arguments->mean = decoder.Vector(6);
+  arguments->variance = decoder.Vector(7);
+  arguments->of_mean = decoder.Vector(8);
+  arguments->of_variance = decoder.Vector(9);
+  size_t result = 0;
+  arguments->dx = decoder.ActivationResult(result++);
+  if (arguments->y != nullptr) arguments->dresidual = decoder.ActivationResult(result++);
+  arguments->vectors_are_double = decoder.IsDouble(result);
+  const int64_t channels = arguments->layout.channels;
+  const ffi::DataType type = arguments->vectors_are_double ? ffi::F64 : ffi::F32;
+  arguments->dgamma = decoder.Result(result++, type, channels);
+  arguments->dbeta = decoder.Result(result++, type, channels);
   return decoder.problem();
 }
 

@@ -1,7 +1,9 @@
 // The buffers and attributes of an XLA call as the operands of a kernel.
 //
 // Attributes: operands, the names of those that are passed, in the order of kernels/operands.h and
-// with a space between them; axis; segment_size; chunks (extremes); weighted (sums and blend). Every
+// with a space between them; axis; segment_size; chunks (extremes); weighted (sums and blend); of
+// what rectifies, rectified, negative_slope and cap, which are false and 0 where they are missing; of
+// normalize and its gradient epsilon. Every
 // buffer is checked against the rules before a kernel sees it; what is wrong comes back as an error.
 // The same for TensorFlow and JAX, host and CUDA: includes only xla/ffi/api/ffi.h and the kernels.
 
@@ -52,6 +54,7 @@ class Decoder {
   const std::string& problem() const { return problem_; }
   DataType dtype() const { return dtype_; }
   const ChannelLayout& layout() const { return layout_; }
+  const CallOptions& options() const { return options_; }
   bool weighted() const { return options_.weighted; }
   int64_t chunks() const { return options_.chunks; }
 
@@ -72,6 +75,30 @@ class Decoder {
     return static_cast<int64_t*>(Result(i, ffi::S64, size));
   }
   void* ActivationResult(size_t i) { return Result(i, type_, layout_.size()); }
+  // Of the type of operand k.
+  void* VectorResultLike(int k, size_t i, int64_t size) {
+    return Result(i, buffers_[k].type, size);
+  }
+  bool IsDouble(size_t i) {
+    auto result = rets_.get<ffi::AnyBuffer>(i);
+    return result.has_value() && (*result)->element_type() == ffi::F64;
+  }
+  void* Result(size_t i, ffi::DataType type, int64_t size) {
+    if (!problem_.empty()) return nullptr;
+    auto result = rets_.get<ffi::AnyBuffer>(i);
+    if (!result.has_value() || (*result)->element_type() != type ||
+        static_cast<int64_t>((*result)->element_count()) != size) {
+      const char* dtype = type == type_      ? "the activation's dtype."
+                          : type == ffi::S64 ? "int64."
+                          : type == ffi::F32 ? "float32."
+                                             : "float64.";
+      problem_ = Sentence("result " + std::to_string(i) + " must have " + std::to_string(size) +
+                              " values of " + dtype,
+                          "another size or dtype");
+      return nullptr;
+    }
+    return (*result)->untyped_data();
+  }
 
  private:
   struct Buffer {
@@ -92,7 +119,14 @@ class Decoder {
                       "sums and blend weighted (bool), and for extremes chunks (int64).", "others");
     }
     options_ = {*axis, *segment_size, signature_.weighs && *weighted,
-                signature_.has_chunks ? *chunks : 1};
+                signature_.has_chunks ? *chunks : 1, RectifierOf(attributes)};
+    if (signature_.has_epsilon) {
+      const auto epsilon = attributes.get<double>("epsilon");
+      if (!epsilon.has_value()) {
+        return Sentence("the attribute epsilon (float64) must be given.", "none");
+      }
+      options_.epsilon = *epsilon;
+    }
     std::istringstream words{std::string(*names)};
     std::string word;
     shapes_.resize(signature_.size);
@@ -113,6 +147,14 @@ class Decoder {
                           std::to_string(args_.size()) + " buffers");
     }
     return "";
+  }
+
+  Rectifier RectifierOf(const ffi::Dictionary& attributes) const {
+    const auto rectified = attributes.get<bool>("rectified");
+    const auto slope = attributes.get<float>("negative_slope");
+    const auto cap = attributes.get<float>("cap");
+    if (!signature_.rectifies || !rectified.has_value()) return {};
+    return {*rectified, slope.has_value() ? *slope : 0.0f, cap.has_value() ? *cap : 0.0f};
   }
 
   std::string Check() {
@@ -137,28 +179,18 @@ class Decoder {
       if (role == Role::kVector && type != ffi::F32 && type != ffi::F64) {
         return Sentence("vectors must be float32 or float64.", "another dtype");
       }
+      if (role == Role::kCount && type != ffi::F64) {
+        return Sentence("a count must be float64.", "another dtype");
+      }
+      if (role == Role::kScalar && type != buffers_[i - 1].type) {
+        return Sentence("a share must be of the dtype of the moving statistics.", "another dtype");
+      }
       if (role == Role::kWeights && type != (type_ == ffi::F64 ? ffi::F64 : ffi::F32)) {
         return Sentence("weights must be float32, and float64 for float64 activations.",
                         "another dtype");
       }
     }
     return "";
-  }
-
-  void* Result(size_t i, ffi::DataType type, int64_t size) {
-    if (!problem_.empty()) return nullptr;
-    auto result = rets_.get<ffi::AnyBuffer>(i);
-    if (!result.has_value() || (*result)->element_type() != type ||
-        static_cast<int64_t>((*result)->element_count()) != size) {
-      const char* dtype = type == type_      ? "the activation's dtype."
-                          : type == ffi::S64 ? "int64."
-                                             : "float64.";
-      problem_ = Sentence("result " + std::to_string(i) + " must have " + std::to_string(size) +
-                              " values of " + dtype,
-                          "another size or dtype");
-      return nullptr;
-    }
-    return (*result)->untyped_data();
   }
 
   std::string Sentence(const std::string& rule, const std::string& received) const {

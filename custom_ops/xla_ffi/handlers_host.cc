@@ -66,3 +66,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsBlendHost,
                               (Handle<BlendArguments, BlendScratchCpu, BlendCpu>), Binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsRoundHost,
                               (Handle<RoundArguments, RoundScratchCpu, RoundCpu>), Binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsNormalizeHost,
+                              (Handle<NormalizeArguments, NormalizeScratchCpu, NormalizeCpu>),
+                              Binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    KerasNormsNormalizeGradHost,
+    (Handle<NormalizeGradArguments, NormalizeGradScratchCpu, NormalizeGradCpu>), Binding());

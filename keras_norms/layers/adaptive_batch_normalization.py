@@ -146,9 +146,12 @@ class AdaptiveBatchNormalization(BatchNormalizationBase):
         center = tf.cast(state["moving_sample_mean"], tf.float64)
         return GatedMomentsStatistic(center, self.band, self.threshold)
 
-    def _affine(self, state, statistics, gamma=None, beta=None):
-        mean, variance, share = statistics.mean, statistics.variance, statistics.open_share
-        return self._affine_of(mean, variance, share, gamma, beta)
+    def _formula(self, state):
+        def formula(statistics, gamma=None, beta=None):
+            mean, variance, share = statistics.mean, statistics.variance, statistics.open_share
+            return self._affine_of(mean, variance, share, gamma, beta)
+
+        return formula
 
     def _inference_affine(self, state, gamma=None, beta=None):
         mean, variance = (state[name] for name in self.kept.names)

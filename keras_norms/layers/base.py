@@ -1,11 +1,10 @@
 """What all batch-statistics layers share: arguments, weights, masks, modes, updates.
 
-A layer of the family overrides the one thing that it changes: `_affine`, the vectors that it
+A layer of the family overrides the one thing that it changes: `_formula`, the vectors that it
 normalizes with, `_statistic`, what it takes of a batch, or what it remembers, `kept` and
 `_updated`.
 """
 
-import functools
 import math
 
 import tensorflow as tf
@@ -28,10 +27,11 @@ from keras_norms.schedules import checked_momentum, momentum_at, needs_step
 from keras_norms.statistics.accumulation import add_to_window, add_window
 from keras_norms.statistics.effective_size import SIZED_MOMENTS
 from keras_norms.statistics.moments import MOMENTS
-from keras_norms.statistics.moving_average import MovingAverage
+from keras_norms.statistics.moving_average import MovingAverage, MovingUpdate
 from keras_norms.statistics.moving_statistics import MOVING_VARIANCE
 from keras_norms.statistics.normalize import ALONE, normalize_batch
 from keras_norms.statistics.replicas import ReplicaGroup
+from keras_norms.statistics.standardization import Standardization
 
 
 class BatchNormalizationBase(ChannelNormalization):
@@ -102,19 +102,20 @@ class BatchNormalizationBase(ChannelNormalization):
         self._advise(x.shape.as_list(), axis)
         run = run_of(self, self._owner)
         state = run.once(self._read_state)
-        y, statistics, extras = normalize_batch(
+        y, statistics, extras, moved = normalize_batch(
             x,
-            self._transform(self._prepare(state), enabled, may_be_empty=weights is not None),
-            {name: tf.cast(value, tf.float64) for name, value in parameters.items()},
+            self._transform(state, enabled, may_be_empty=weights is not None),
+            parameters,
             statistic=self._statistic(state),
             axis=axis,
             weights=weights,
             segment_size=self.virtual_batch_size,
             group=self._group(),
             write=self._writer(axis, weights),
+            moving=self._moving_update(state, enabled),
             **after,
         )
-        updated = run.once(self._update, state, statistics, enabled)
+        updated = run.once(self._update, state, statistics, moved, enabled)
         self._use_extras(run, state, updated, statistics, extras, enabled)
         return self._finished(restore(y), residual)
 
@@ -160,20 +161,10 @@ class BatchNormalizationBase(ChannelNormalization):
         del state
         return SIZED_MOMENTS if self.unbiased_moving_variance else MOMENTS
 
-    def _affine(self, state, statistics, gamma=None, beta=None):
-        """Scale, center, shift and any extras for training, from statistics of the batch.
-
-        Vectors are float64.
-        """
+    def _formula(self, state):
+        """The transform of `normalize_batch`, from the state. It may not read variables."""
         del state
-        spread = self.kept.of_batch(statistics, self.epsilon)
-        inverse_stddev = self.kept.inverse_stddev(spread, self.epsilon)
-        scale = inverse_stddev if gamma is None else gamma * inverse_stddev
-        return scale, statistics.mean, beta
-
-    def _prepare(self, state):
-        """The state as `_affine` wants it. Computed once, while `_affine` runs twice."""
-        return state
+        return Standardization(self.epsilon, self.kept)
 
     def _stored(self, state):
         """What inference reads of the state, by the names that it has in the batch's statistics."""
@@ -196,7 +187,7 @@ class BatchNormalizationBase(ChannelNormalization):
         del axis, weights
 
     def _use_extras(self, run, state, updated, statistics, extras, enabled):
-        """Takes what `_affine` returned beyond the vectors, for a loss or a metric of the `Run`."""
+        """Takes what the formula gave beyond the vectors, for a loss or a metric of the `Run`."""
         del run, state, updated, statistics, extras, enabled  # AutoGraph wants a statement.
 
     # The mechanism.
@@ -215,7 +206,7 @@ class BatchNormalizationBase(ChannelNormalization):
             add_window(self, self._statistic({}), math.prod(shape))
 
     def _read_state(self):
-        """The values of the state before this call, by name. `_affine` may not read variables."""
+        """The values of the state before this call, by name."""
         state = {name: self._vector(getattr(self, name)) for name in self.kept.names}
         if self.counts_steps:
             state["step"] = tf.convert_to_tensor(self.step)
@@ -227,12 +218,15 @@ class BatchNormalizationBase(ChannelNormalization):
         scale = inverse_stddev if gamma is None else gamma * inverse_stddev
         return scale, state["moving_mean"], beta
 
-    def _update(self, state, statistics, enabled):
+    def _update(self, state, statistics, moved, enabled):
         """Remembers the batch, and returns the new state. `enabled` is None or a bool tensor."""
         if self.accumulate_steps > 1:
             statistic, size = self._statistic(state), self.accumulate_steps
             statistics, enabled = add_to_window(self, statistic, statistics, size, enabled)
-        new = self._updated(state, statistics, enabled)
+        if moved is None:
+            new = self._updated(state, statistics, enabled)
+        else:
+            new = dict(zip(self.kept.names, moved, strict=True))
         for name, value in new.items():
             self._assign(getattr(self, name), value)
         if self.counts_steps:
@@ -267,19 +261,26 @@ class BatchNormalizationBase(ChannelNormalization):
             max_update=self.max_update,
         )
 
+    def _moving_update(self, state, enabled):
+        """The update, where nothing but the batch of this call enters, and always."""
+        if enabled is not None or self.accumulate_steps > 1:
+            return None
+        return MovingUpdate(self._moving_average(state), *map(state.get, self.kept.names))
+
     def _group(self):
         if not self.synchronized:
             return ALONE
         return ReplicaGroup(self.group_size, self._owner)
 
     def _transform(self, state, enabled, may_be_empty):
-        """`_affine`, with the stored statistics where the batch's are not to be used.
+        """The formula, with the stored statistics where the batch's are not to be used.
 
         That is where `training` is a tensor and false, and where a mask leaves nothing.
         They are selected by `where`, since a collective cannot be in a `tf.cond`.
         """
+        formula = self._formula(state)
         if enabled is None and not may_be_empty:
-            return functools.partial(self._affine, state)
+            return formula
 
         def transform(statistics, **parameters):
             use_batch = statistics.count > 0.0
@@ -289,7 +290,7 @@ class BatchNormalizationBase(ChannelNormalization):
                 name: tf.where(use_batch, getattr(statistics, name), value)
                 for name, value in self._stored(state).items()
             }
-            return self._affine(state, statistics._replace(**selected), **parameters)
+            return formula(statistics._replace(**selected), **parameters)
 
         return transform
 

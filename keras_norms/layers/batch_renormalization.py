@@ -1,5 +1,7 @@
 """Batch Renormalization: batch statistics, corrected towards the moving ones."""
 
+import functools
+
 import tensorflow as tf
 
 from keras_norms.keras_api import keras
@@ -108,26 +110,26 @@ class BatchRenormalization(BatchNormalizationBase):
             self.r_clipped = keras.metrics.Mean(name=f"{printable(self.name)}_r_clipped")
             self.d_clipped = keras.metrics.Mean(name=f"{printable(self.name)}_d_clipped")
 
-    def _prepare(self, state):
+    def _formula(self, state):
         moving_mean, moving_stddev = (tf.cast(state[name], tf.float64) for name in self.kept.names)
         r_max = value_at(self.r_max, state["step"], 1.0)
         d_max = value_at(self.d_max, state["step"], 0.0)
-        return {
-            **state,
+        given = {
             "exact_mean": moving_mean,
             "inverse": self.kept.inverse_stddev(moving_stddev, self.epsilon),
             "r_limits": (1.0 / r_max, r_max),
             "d_limits": (-d_max, d_max),
         }
+        return functools.partial(self._renormalization, given)
 
-    def _affine(self, state, statistics, gamma=None, beta=None):
+    def _renormalization(self, given, statistics, gamma=None, beta=None):
         inverse_stddev = tf.math.rsqrt(statistics.variance + self.epsilon)
         constant_inverse, mean = map(tf.stop_gradient, (inverse_stddev, statistics.mean))
-        exact_r = state["inverse"] / constant_inverse
-        exact_d = (mean - state["exact_mean"]) * state["inverse"]
+        exact_r = given["inverse"] / constant_inverse
+        exact_d = (mean - given["exact_mean"]) * given["inverse"]
         r, d = (
             tf.minimum(tf.maximum(exact, low), high)
-            for exact, (low, high) in ((exact_r, state["r_limits"]), (exact_d, state["d_limits"]))
+            for exact, (low, high) in ((exact_r, given["r_limits"]), (exact_d, given["d_limits"]))
         )
         scale, shift = r * inverse_stddev, d
         if gamma is not None:

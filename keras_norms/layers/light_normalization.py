@@ -156,11 +156,16 @@ class LightNormalization(RangeNormalizationBase):
         x = rounded(x, axis, self._in_blocks, self._of_gradients)
         return x, weights, axis, lambda y: restore(rounded(y, axis, None, self._of_gradients))
 
-    def _affine(self, state, statistics, gamma=None, beta=None):
+    def _formula(self, state):
         """With the inverse scale as an extra, for `x_hat`."""
-        inverse_scale, *_ = super()._affine(state, statistics)
-        scale = inverse_scale if gamma is None else gamma * inverse_scale
-        return scale, statistics.mean, beta, inverse_scale
+        standardization = super()._formula(state)
+
+        def formula(statistics, gamma=None, beta=None):
+            inverse_scale, center, _ = standardization(statistics)
+            scale = inverse_scale if gamma is None else gamma * inverse_scale
+            return scale, center, beta, inverse_scale
+
+        return formula
 
     def _infer(self, x, state, parameters, axis, weights, after):
         inverse_scale, center, _ = self._inference_affine(state)

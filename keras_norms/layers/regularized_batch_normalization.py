@@ -150,10 +150,9 @@ class RegularizedBatchNormalization(BatchNormalizationBase):
     def _has_penalty(self):
         return any(getattr(self, name) != 0.0 for name in WEIGHTS)
 
-    def _affine(self, state, statistics, gamma=None, beta=None):
+    def _formula(self, state):
         """With mean and variance as extras, since extras carry gradients to the batch."""
-        vectors = super()._affine(state, statistics, gamma, beta)
-        return (*vectors, statistics.mean, statistics.variance) if self._has_penalty else vectors
+        return super()._formula(state)._replace(has_extras=self._has_penalty)
 
     def _use_extras(self, run, state, updated, statistics, extras, enabled):
         if not self._has_penalty:

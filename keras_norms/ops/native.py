@@ -4,11 +4,21 @@ Signatures and meaning are those of `reference.py`, which runs what the library 
 mask per channel, and activations of different dtypes.
 """
 
+import math
+
 import tensorflow as tf
 
 from keras_norms.ops import library, reference
 from keras_norms.ops.extremes import Extremes
 from keras_norms.ops.operands import TENSORS
+from keras_norms.ops.rectifier import Rectifier
+
+# Inputs that are there as often as another one share its attribute.
+_COUNTED_WITH = {
+    ("KerasNorms>Blend", "b"): "v",
+    ("KerasNorms>NormalizeGrad", "of_mean"): "of",
+    ("KerasNorms>NormalizeGrad", "of_variance"): "of",
+}
 
 
 def has_gradient(operands):
@@ -21,7 +31,7 @@ def moments(x, *, axis, weights=None, segment_size=None):
     if not _are_row_weights(weights, axis):
         return reference.moments(x, axis=axis, weights=weights, segment_size=segment_size)
     return library.ops().keras_norms_moments(
-        x=x, weights=_optional(weights), axis=axis, segment_size=segment_size or 0
+        x=x, weights=optional(weights), axis=axis, segment_size=segment_size or 0
     )
 
 
@@ -31,7 +41,7 @@ def extremes(x, *, axis, chunks, weights=None, segment_size=None):
             x, axis=axis, chunks=chunks, weights=weights, segment_size=segment_size
         )
     found = library.ops().keras_norms_extremes(
-        x=x, weights=_optional(weights), axis=axis, segment_size=segment_size or 0, chunks=chunks
+        x=x, weights=optional(weights), axis=axis, segment_size=segment_size or 0, chunks=chunks
     )
     return Extremes(*found)
 
@@ -51,11 +61,7 @@ def sums(operands):
 def blend(operands):
     if not has_gradient(operands):
         return reference.blend(operands)
-    if operands.u is not None and operands.a is None:
-        one = tf.ones([operands.u.shape[operands.axis]], tf.float64)
-        operands = operands._replace(a=one)
-    y = _run("blend", operands)
-    return y if operands.rectifier is None else operands.rectifier(y)
+    return _run("blend", operands, **rectifier_attributes(operands.rectifier))
 
 
 def rounds_straight_through(x):
@@ -68,7 +74,7 @@ def rounded(x, axis, rounding, seed):
         return reference.rounded(x, axis, rounding, seed)
     return library.ops().keras_norms_round(
         x=x,
-        seed=_optional(seed),
+        seed=optional(seed),
         exponent_bits=rounding.format.exponent_bits if rounding.format else 0,
         mantissa_bits=rounding.format.mantissa_bits if rounding.format else 0,
         rounding=rounding.rounding,
@@ -80,7 +86,7 @@ def rounded(x, axis, rounding, seed):
     )
 
 
-def _run(name, operands):
+def _run(name, operands, **attributes):
     tensors = {key: getattr(operands, key) for key in TENSORS[name]}
     activations = {key: tensors.pop(key) for key in ("u", "v", "weights")}
     given = activations | _of_one_dtype(tensors)
@@ -88,11 +94,40 @@ def _run(name, operands):
         axis=operands.axis,
         weighted=operands.weighted,
         segment_size=operands.segment_size or 0,
-        **{key: _optional(tensor) for key, tensor in given.items()},
+        **attributes,
+        **{key: optional(tensor) for key, tensor in given.items()},
     )
 
 
-def _optional(tensor):
+def rectifier_attributes(rectifier):
+    """A `Rectifier`, or None, as attributes of an operation."""
+    if rectifier is None:
+        return {}
+    cap = 0.0 if rectifier.cap == math.inf else rectifier.cap
+    return dict(rectified=True, negative_slope=rectifier.negative_slope, cap=cap)
+
+
+def rectifier_of(op):
+    """The other way."""
+    if not op.get_attr("rectified"):
+        return None
+    return Rectifier(op.get_attr("negative_slope"), op.get_attr("cap") or math.inf)
+
+
+def inputs_of(op, names):
+    """The inputs of an operation by name, without those that are absent; `names` is their order."""
+    given, left = {}, list(op.inputs)
+    for name in names:
+        try:
+            present = op.get_attr(f"num_{_COUNTED_WITH.get((op.type, name), name)}") > 0
+        except ValueError:  # It always is.
+            present = True
+        if present:
+            given[name] = left.pop(0)
+    return given
+
+
+def optional(tensor):
     """An optional operand of the library's operations: a list of one tensor, or of none."""
     return [] if tensor is None else [tensor]
 

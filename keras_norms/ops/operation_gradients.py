@@ -7,20 +7,8 @@ import tensorflow as tf
 
 from keras_norms.ops import kernels
 from keras_norms.ops.extremes import Extremes, extremes_gradient
+from keras_norms.ops.native import inputs_of, rectifier_of
 from keras_norms.ops.operands import TENSORS, Operands
-
-# Vectors that are there as often as an activation share its attribute.
-_COUNTED_WITH = {("blend", "a"): "u", ("blend", "b"): "v"}
-
-
-def _inputs(op, name):
-    """The tensors of an operation by the names that they have there."""
-    present = [
-        key
-        for key in TENSORS[name]
-        if key == "x" or op.get_attr(f"num_{_COUNTED_WITH.get((name, key), key)}") > 0
-    ]
-    return dict(zip(present, op.inputs, strict=True))
 
 
 def _layout(op):
@@ -36,7 +24,7 @@ def _in_order_of_inputs(inputs, gradients):
 
 @tf.RegisterGradient("KerasNorms>Moments")
 def _moments(op, *gradients):
-    inputs = _inputs(op, "moments")
+    inputs = inputs_of(op, TENSORS["moments"])
     x, weights = inputs["x"], inputs.get("weights")
     dx = kernels.moments_gradient(x, op.outputs, gradients, weights=weights, **_layout(op))
     return _in_order_of_inputs(inputs, {"x": dx})
@@ -66,13 +54,14 @@ def _round(op, dy):
 
 @tf.RegisterGradient("KerasNorms>Sums")
 def _sums(op, *gradients):
-    inputs = _inputs(op, "sums")
+    inputs = inputs_of(op, TENSORS["sums"])
     operands = Operands(**inputs, weighted=op.get_attr("weighted"), **_layout(op))
     return _in_order_of_inputs(inputs, kernels.sums_gradient(operands, *gradients))
 
 
 @tf.RegisterGradient("KerasNorms>Blend")
 def _blend(op, dy):
-    inputs = _inputs(op, "blend")
+    inputs = inputs_of(op, TENSORS["blend"])
     operands = Operands(**inputs, weighted=op.get_attr("weighted"), **_layout(op))
+    operands = operands._replace(rectifier=rectifier_of(op))
     return _in_order_of_inputs(inputs, kernels.blend_gradient(operands, op.outputs[0], dy))

@@ -39,6 +39,16 @@ class MovingAverage(NamedTuple):
     skip_nonfinite: bool = False
     max_update: float | None = None
 
+    @property
+    def is_plain(self):
+        """Whether nothing but the momentum says what enters."""
+        has_rules = self.unbiased or self.skip_nonfinite or self.max_update is not None
+        return self.kept is MOVING_VARIANCE and not has_rules
+
+    def share(self, dtype):
+        """The share of the batch, a scalar."""
+        return _as_scalar(1.0 - self.momentum, dtype)
+
     def updated(self, mean, spread, batch, enabled=None):
         """Returns the new mean and spread.
 
@@ -71,7 +81,7 @@ class MovingAverage(NamedTuple):
         batch_mean = tf.cast(batch_mean, mean.dtype)
         batch_spread = tf.cast(batch_spread, spread.dtype)
         # Where nothing is to change the batch has a share of 0, which no NaN passes.
-        share = tf.where(keep, _as_scalar(1.0 - self.momentum, mean.dtype), 0.0)
+        share = tf.where(keep, self.share(mean.dtype), 0.0)
         kept = 1.0 - share
         return tuple(
             tf.math.multiply_no_nan(old, kept) + tf.math.multiply_no_nan(batch, share)
@@ -107,6 +117,14 @@ class MovingAverage(NamedTuple):
             tf.clip_by_value(batch_mean, mean - limit, mean + limit),
             tf.where(inside, batch_spread, self.kept.of_variance(variance, self.epsilon)),
         )
+
+
+class MovingUpdate(NamedTuple):
+    """An update that may be computed with the statistics of the batch: a rule, and what moves."""
+
+    rule: MovingAverage
+    mean: tf.Tensor
+    spread: tf.Tensor
 
 
 def _is_finite(batch):

@@ -1,31 +1,10 @@
-"""The composite that every batch-statistics layer is made of."""
+"""What every batch-statistics layer is made of."""
 
-from typing import Any, NamedTuple
-
-import tensorflow as tf
-
-from keras_norms.ops.choice import kernels_in_use
-from keras_norms.ops.kernels import blend, sums
-from keras_norms.ops.operands import Operands
-from keras_norms.ops.recall import recall
+from keras_norms.statistics.composite import ALONE, Normalized, normalize_by_composite
 from keras_norms.statistics.moments import MOMENTS
-from keras_norms.statistics.replicas import ReplicaGroup
+from keras_norms.statistics.one_operation import can_be_one_operation, normalize_in_one_operation
 
-ALONE = ReplicaGroup(size=1)
-
-
-class Normalized(NamedTuple):
-    """What `normalize_batch` returns.
-
-    Attributes:
-        y: `scale * (x - center) + shift`, of the shape and dtype of `x`.
-        statistics: the merged statistics, a named tuple of float64 vectors. No gradient.
-        extras: what `transform` returned beyond scale, center and shift.
-    """
-
-    y: tf.Tensor
-    statistics: Any
-    extras: tuple
+__all__ = ["ALONE", "Normalized", "normalize_batch"]
 
 
 def normalize_batch(
@@ -42,14 +21,9 @@ def normalize_batch(
     write=None,
     residual=None,
     rectifier=None,
+    moving=None,
 ):
     """Normalizes with statistics of the batch: `y = scale * (x - center) + shift`.
-
-        forward    statistic.local(x) -> one packed exchange -> statistic.merge
-                   -> scale, center, shift, *extras = transform(statistics, **parameters)
-                   -> y = blend(x)
-        backward   (S1, S2) = sums(dy, x) -> vector-Jacobian product of transform
-                   -> one packed sum of the statistics' gradients -> dx = blend(dy, x)
 
     Forward reads `x` twice and writes `y`; backward reads `dy` and `x` twice and writes `dx`,
     and keeps nothing of that size but `x` and the weights. Differentiable to any order.
@@ -58,7 +32,8 @@ def normalize_batch(
         x: activation with one channel axis.
         transform: `transform(statistics, **parameters)` returns float64 vectors scale, center and
             shift (None for 0), then any extras. It must be pure, since it runs again in the
-            backward pass: no variables (TensorFlow raises), no random numbers.
+            backward pass: no variables (TensorFlow raises), no random numbers. A
+            `Standardization` may run as one operation.
         parameters: dict of float tensors that gradients flow to: gamma, beta.
         statistic: see `Statistic`. Defaults to `MOMENTS`.
         extra: a float64 vector that is summed over the group in the same exchange and
@@ -71,99 +46,18 @@ def normalize_batch(
             as something near it, such as with rounded steps. The gradient is that of `blend`.
         residual: None, or an activation like `x` that is added to `y`. Not with `write`.
         rectifier: None, or the `Rectifier` that is applied to that. Not with `write`.
+        moving: None, or a `MovingUpdate` that may be computed in the same operation.
 
     Returns:
-        `Normalized(y, statistics, extras)`.
+        `Normalized(y, statistics, extras, moved)`.
     """
     axis %= x.shape.rank
-    layout = dict(axis=axis, weights=weights, segment_size=segment_size)
-    names = tuple(parameters)
-    has_residual = residual is not None
-
-    def affine(statistics, extra_sum, values):
-        named = dict(zip(names, values, strict=True))
-        if extra is not None:
-            named["extra"] = extra_sum
-        scale, center, shift, *extras = transform(statistics, **named)
-        vectors = [scale, center] if shift is None else [scale, center, shift]
-        if segment_size is not None:
-            vectors = [tf.broadcast_to(vector, tf.shape(center)) for vector in vectors]
-        return vectors, extras
-
-    def statistics_gradient(kept, statistics, gradients):
-        """What takes gradients of the shared statistics to `x`."""
-        summed = type(statistics)(*group.sum(list(gradients)))
-        return statistic.pullback(kept, statistics, summed)
-
-    def recalled_statistics(x, kept, statistics):
-        kind = type(statistics)
-
-        def pullback(x, values, gradients):
-            back = statistics_gradient(kept, kind(*values), kind(*gradients))
-            b = tf.zeros_like(back.c) if back.b is None else back.b
-            of_moments = dict(v=x, b=b, c=back.c, center=back.center)
-            return back.at_positions(blend(**of_moments, weighted=weights is not None, **layout))
-
-        return kind(*recall(statistics, x, pullback))
-
-    @tf.custom_gradient
-    def composite(x, *values):
-        residual = values[0] if has_residual else None
-        values = values[has_residual:]
-        own_parts, kept = statistic.local(x, **layout)
-        parts, extra_sum = _exchange(statistic, own_parts, extra, group)
-        forward = statistic.finish(parts)
-        vectors, extras = affine(forward, extra_sum, values)
-        if write is None:
-            after = dict(u=residual, rectifier=rectifier)
-            y = kernels_in_use().blend(Operands(v=x, **_roles(vectors), **after, **layout))
-        else:
-            y = write(x, vectors[1], *extras, **dict(zip(names, values, strict=True)))
-        results = forward, tuple(extras)
-        if extras:
-            # A training step may use y for no gradient and the others for all. TensorFlow's graph
-            # optimizer, in removing IdentityN, then forgets that the parameters are read for y
-            # before they are updated.
-            with tf.control_dependencies([y]):
-                results = tf.nest.map_structure(tf.identity, results)
-
-        def gradient(dy, *gradients):
-            dy = dy if rectifier is None else rectifier.gradient(dy, y)
-            extras_gradients = gradients[len(forward) :]
-            statistics = recalled_statistics(x, kept, forward)
-            with tf.GradientTape() as tape:
-                tape.watch([statistics, values])
-                vectors, extras = affine(statistics, extra_sum, values)
-            scale, center = vectors[:2]
-            sum_dy, sum_dy_centred = sums(u=dy, v=x, center=center, **layout)
-            of_vectors = [sum_dy_centred, -scale * sum_dy, sum_dy][: len(vectors)]
-            of_statistics, of_values = tape.gradient(
-                [*vectors, *extras],
-                [statistics, values],
-                output_gradients=[*of_vectors, *extras_gradients],
-                unconnected_gradients=tf.UnconnectedGradients.ZERO,
-            )
-            back = statistics_gradient(kept, statistics, of_statistics)
-            of_moments = {} if back.b is None else dict(v=x, b=back.b, center=back.center)
-            of_moments |= dict(c=back.c, weighted=weights is not None)
-            dx = blend(u=dy, a=scale, **of_moments, **layout)
-            return back.at_positions(dx), *([dy] if has_residual else []), *of_values
-
-        return Normalized(y, *results), gradient
-
-    return composite(x, *([residual] if has_residual else []), *parameters.values())
-
-
-def _exchange(statistic, own_parts, extra, group):
-    """The parts and the extra of the whole group, in one collective."""
-    if group.members() == 1:
-        return own_parts, extra
-    if extra is None:
-        return statistic.merge(group.gather(own_parts)), None
-    *parts, extras = group.gather([*own_parts, extra])
-    return statistic.merge(parts), tf.reduce_sum(extras, 0)
-
-
-def _roles(vectors):
-    scale, center, *shift = vectors
-    return dict(b=scale, center=center, c=shift[0] if shift else None)
+    shared = dict(axis=axis, segment_size=segment_size, statistic=statistic)
+    shared |= dict(residual=residual, rectifier=rectifier)
+    if extra is None and can_be_one_operation(
+        x, transform, statistic, weights, group, write, residual
+    ):
+        return normalize_in_one_operation(x, transform, parameters, moving=moving, **shared)
+    return normalize_by_composite(
+        x, transform, parameters, extra=extra, weights=weights, group=group, write=write, **shared
+    )

@@ -195,7 +195,7 @@ void AddUnit(const MomentsArguments& arguments, const Plan& plan, const Unit& un
   };
   if (plan.layout.inner == 1) {
     const T* first = x + plan.offset(unit, unit.first_row);
-    AddMatrix<T, F>(first, plan.columns, unit.rows, unit.columns, weights_at(unit.first_row),
+    AddMatrix<T, F>(first, plan.stride, unit.rows, unit.columns, weights_at(unit.first_row),
                     partial, in_double);
     const T* tail = x + plan.offset(unit, unit.tail_row);
     if (unit.tail_columns > 0) {

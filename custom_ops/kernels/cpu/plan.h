@@ -35,17 +35,20 @@ template <typename Layout>
 struct PlanOf {
   Layout layout;
   int64_t fold = 1, columns, tile, tiles;
+  int64_t stride;  // Of rows, in columns.
   int64_t chunk_rows, row_chunks, chunk_inner, inner_chunks;
 
   // `widest`: columns or channels of a unit at most, but for folded rows, which are not cut.
   PlanOf(const Layout& layout, bool may_fold, int64_t widest) : layout(layout) {
     const int64_t channels = Max(layout.channels, 1);
-    if (layout.inner == 1 && may_fold && channels < 32) {
+    const int64_t row_channels = Max(layout.stride(), 1);
+    if (layout.inner == 1 && may_fold && channels < 32 && row_channels == channels) {
       fold = 16;  // A whole number of registers, and at least 64 columns.
       while (fold % 2 == 0 && fold * channels % 32 == 0) fold /= 2;
       while (fold * channels < 64) fold *= 2;
     }
     columns = fold * channels;
+    stride = fold * row_channels;
     const int64_t unit = Max(kUnitSize, layout.size() / kUnits);
     const int64_t inner = Max(layout.inner, 1);
     chunk_inner = inner > unit ? unit / kPiece * kPiece : inner;
@@ -84,8 +87,8 @@ struct PlanOf {
 
   // Where the unit's row begins, in elements; `row` counts from the start of the segment.
   int64_t offset(const Unit& unit, int64_t row) const {
-    const int64_t start = layout.first_row(unit.segment) * layout.channels;
-    return (start + row * columns + unit.first_column) * layout.inner + unit.first_inner;
+    const int64_t start = layout.first_row(unit.segment) * (stride / fold);
+    return (start + row * stride + unit.first_column) * layout.inner + unit.first_inner;
   }
   // The same for row weights, which have no channels and are never folded.
   int64_t weight_offset(const Unit& unit, int64_t row) const {
@@ -94,10 +97,12 @@ struct PlanOf {
 
   // Calls body(unit) for every unit; small ones go to a thread several at a time.
   template <typename Body>
-  void ForEachUnit(const ThreadPool& pool, const Body& body) const {
+  void ForEachUnit(const ThreadPool& pool, const Body& body, bool backwards = false) const {
     const int64_t total = units();
     const int64_t per_task = Max(1, kUnitSize / Max(1, layout.size() / Max(1, total)));
-    pool.ForEach(CeilDiv(total, per_task), [&](int64_t task) {
+    const int64_t tasks = CeilDiv(total, per_task);
+    pool.ForEach(tasks, [&](int64_t index) {
+      const int64_t task = backwards ? tasks - 1 - index : index;
       const int64_t end = Min((task + 1) * per_task, total);
       for (int64_t i = task * per_task; i < end; ++i) body(unit(i));
     });

@@ -4,6 +4,7 @@
 
 #include "../sums.h"
 
+#include "rectified.h"
 #include "reduction.h"
 #include "stores.h"
 
@@ -27,23 +28,39 @@ struct Partial {
   }
 };
 
+// What the gate of u is told from.
+enum class GateOf { kNone, kV, kY };
+
 // Which operands there are.
-template <bool kHasU_, bool kHasV_, bool kWrites_>
+template <bool kHasU_, bool kHasV_, bool kWrites_, GateOf kGate_ = GateOf::kNone>
 struct Form {
   static constexpr bool kHasU = kHasU_, kHasV = kHasV_, kWrites = kWrites_;
+  static constexpr GateOf kGate = kGate_;
+  static constexpr bool kHasVectors = kWrites || kGate == GateOf::kV;  // Scale and shift.
 };
 
-// The vectors of one unit; those that are absent are 0.
+// The vectors of one unit; those that are absent are 0. Scale and shift are those of y or of the
+// gate, which are not there together.
 template <typename F>
 struct Columns {
   F center[kMostColumns], scale[kMostColumns], shift[kMostColumns];
+  RectifierOf<F> gate;
 
-  Columns(const SumsArguments& arguments, const Plan& plan, const Unit& unit) {
+  Columns(const SumsArguments& arguments, const Plan& plan, const Unit& unit)
+      : gate(arguments.gate.rectifier) {
     ForEachColumn(plan, unit, [&](int64_t j, int64_t channel) {
       const auto at = [&](const ChannelVector& vector) {
         return High<F>(vector.at(plan.layout, unit.segment, channel));
       };
       center[j] = at(arguments.center);
+      if (arguments.gate.rectifier.is_given) {
+        const double exact = arguments.center.at(plan.layout, unit.segment, channel);
+        const double exact_scale = arguments.gate.scale.at(plan.layout, unit.segment, channel);
+        const double exact_shift = arguments.gate.shift.at(plan.layout, unit.segment, channel);
+        scale[j] = High<F>(exact_scale);
+        shift[j] = High<F>(exact_shift - exact_scale * Low<F>(exact));
+        return;
+      }
       if (arguments.y == nullptr) return;
       scale[j] = at(arguments.scale);
       shift[j] = at(arguments.shift);
@@ -54,26 +71,29 @@ struct Columns {
 // Where a piece of an activation begins in u, v and y; null where absent.
 template <typename T>
 struct Activations {
-  const T *u, *v;
+  const T *u, *v, *gate;
   T* y;
   bool stream;  // Whether y may be written past the caches.
 
   Activations operator+(int64_t offset) const {
     return {u == nullptr ? u : u + offset, v == nullptr ? v : v + offset,
-            y == nullptr ? y : y + offset, stream};
+            gate == nullptr ? gate : gate + offset, y == nullptr ? y : y + offset, stream};
   }
 };
 
 // The formulas, the only copy on the CPU; N is a number or a vector of them. Adds to the sums and
-// returns y.
-template <typename Form, typename N, typename W>
-inline N Add(const N& u, const N& difference, const W* weight, const N& scale, const N& shift,
-             N& sum_u, N& sum_uv) {
+// returns y. `gate` is where the gate of u is told from, if it is an activation.
+template <typename Form, typename F, typename N, typename W>
+inline N Add(N u, const N& gate, const N& difference, const W* weight, const N& scale,
+             const N& shift, const RectifierOf<F>& rectifier, N& sum_u, N& sum_uv) {
+  if (Form::kGate == GateOf::kV) u = rectifier.Gated(u, shift + scale * difference);
+  if (Form::kGate == GateOf::kY) u = rectifier.Gated(u, gate);
   const N& own = Form::kHasU ? u : difference;
   const N value = weight == nullptr ? own : own * *weight;
   sum_u += value;
   if (Form::kHasV) sum_uv += value * difference;
   if (!Form::kWrites) return N{};
+  if (Form::kGate == GateOf::kY) return u;
   return Form::kHasU ? scale * u : scale * difference + shift;
 }
 
@@ -88,8 +108,8 @@ void AddGroup(Group, const Activations<T>& at, int64_t stride, int64_t begin, in
   V sum_u[Group::kSize] = {}, sum_uv[Group::kSize] = {};
   for (int k = 0; k < Group::kSize; ++k) {
     center[k] = Group::At(columns.center + column, k);
-    scale[k] = Form::kWrites ? Group::At(columns.scale + column, k) : V{};
-    shift[k] = Form::kWrites ? Group::At(columns.shift + column, k) : V{};
+    scale[k] = Form::kHasVectors ? Group::At(columns.scale + column, k) : V{};
+    shift[k] = Form::kHasVectors ? Group::At(columns.shift + column, k) : V{};
   }
   for (int64_t row = begin; row < end; ++row) {
     const int64_t offset = row * stride;
@@ -99,7 +119,9 @@ void AddGroup(Group, const Activations<T>& at, int64_t stride, int64_t begin, in
       const V u = Form::kHasU ? Group::At(at.u + offset, k) : V{};
       V difference = Form::kHasV ? Group::At(at.v + offset, k) - center[k] : V{};
       if (hides) difference = difference - difference == 0 ? difference : V{};
-      const V y = Add<Form>(u, difference, weight, scale[k], shift[k], sum_u[k], sum_uv[k]);
+      const V gate = Form::kGate == GateOf::kY ? Group::At(at.gate + offset, k) : V{};
+      const V y = Add<Form>(u, gate, difference, weight, scale[k], shift[k], columns.gate,
+                            sum_u[k], sum_uv[k]);
       if (Form::kWrites) Group::Put(y, at.y + offset, k, at.stream);
     }
   }
@@ -119,7 +141,7 @@ void AddMatrix(Activations<T> at, int64_t stride, int64_t rows, int64_t n, const
   at.stream = at.stream && StartsLines(at.y, stride);
   for (int64_t begin = 0; begin < rows; begin += kBlockRows) {
     const int64_t end = Min(begin + kBlockRows, rows);
-    ForEachGroup<F, Form::kWrites && kVectorBytes < 64 ? 2 : 4>(n, [&](auto group, int64_t j) {
+    ForEachGroup<F, Form::kHasVectors && kVectorBytes < 64 ? 2 : 4>(n, [&](auto group, int64_t j) {
       if (weights == nullptr) {  // Known to the compiler: nothing to ask for in the loop.
         AddGroup<Form>(group, at + j, stride, begin, end, static_cast<const F*>(nullptr), false,
                        columns, partial, j);
@@ -136,8 +158,8 @@ void AddPlane(const Activations<T>& plane, int64_t n, const F* weights, bool wei
               const Columns<F>& columns, Partial partial, int64_t column) {
   constexpr int64_t kBlock = Lanes<F>::kSize * kBlockRows;
   const F center = columns.center[column];
-  const F scale = Form::kWrites ? columns.scale[column] : F{};
-  const F shift = Form::kWrites ? columns.shift[column] : F{};
+  const F scale = Form::kHasVectors ? columns.scale[column] : F{};
+  const F shift = Form::kHasVectors ? columns.shift[column] : F{};
   const bool stream = plane.stream && StartsLines(plane.y, 0);
   for (int64_t begin = 0; begin < n; begin += kBlock) {
     const Activations<T> block = plane + begin;
@@ -156,8 +178,10 @@ void AddPlane(const Activations<T>& plane, int64_t n, const F* weights, bool wei
           const N finite = difference - difference == 0 ? difference : N{};
           difference = weight > 0 ? difference : finite;
         }
-        const N y = Add<Form>(u, difference, weighted ? &weight : nullptr, N{} + scale, N{} + shift,
-                              sum_u.template part<N>(k), sum_uv.template part<N>(k));
+        const N gate = Form::kGate == GateOf::kY ? G::At(at.gate, k) : N{};
+        const N y = Add<Form>(u, gate, difference, weighted ? &weight : nullptr, N{} + scale,
+                              N{} + shift, columns.gate, sum_u.template part<N>(k),
+                              sum_uv.template part<N>(k));
         if (Form::kWrites) G::Put(y, at.y, k, stream);
       }
     });
@@ -170,8 +194,9 @@ template <typename T, typename Form, typename F = Compute<T>>
 void AddUnit(Form, const SumsArguments& arguments, const Plan& plan, const Unit& unit,
              Partial partial) {
   Activations<T> all = {static_cast<const T*>(arguments.u), static_cast<const T*>(arguments.v),
-                        static_cast<T*>(arguments.y), false};
-  all.stream = Form::kWrites && IsStreamed<T>(all.y, all.u, all.v, plan.layout.size());
+                        static_cast<const T*>(arguments.gate.y), static_cast<T*>(arguments.y),
+                        false};
+  all.stream = Form::kWrites && IsStreamed<T>(all.y, all.u, all.v, plan.layout.whole_size());
   const F* weights = static_cast<const F*>(arguments.weights);
   const bool weighted = arguments.weighted && weights != nullptr;
   const auto weights_at = [&](int64_t row) {
@@ -179,7 +204,7 @@ void AddUnit(Form, const SumsArguments& arguments, const Plan& plan, const Unit&
   };
   const Columns<F> columns(arguments, plan, unit);
   if (plan.layout.inner == 1) {
-    AddMatrix<Form, T, F>(all + plan.offset(unit, unit.first_row), plan.columns, unit.rows,
+    AddMatrix<Form, T, F>(all + plan.offset(unit, unit.first_row), plan.stride, unit.rows,
                           unit.columns, weights_at(unit.first_row), weighted, columns, partial);
     if (unit.tail_columns > 0) {
       AddMatrix<Form, T, F>(all + plan.offset(unit, unit.tail_row), 0, 1, unit.tail_columns,
@@ -200,6 +225,10 @@ void AddUnit(Form, const SumsArguments& arguments, const Plan& plan, const Unit&
 // Calls function(form) with the form that the operands have.
 template <typename Function>
 void WithForm(const SumsArguments& arguments, const Function& function) {
+  if (arguments.gate.rectifier.is_given) {
+    return arguments.y == nullptr ? function(Form<true, true, false, GateOf::kV>())
+                                  : function(Form<true, true, true, GateOf::kY>());
+  }
   if (arguments.v == nullptr) return function(Form<true, false, false>());
   if (arguments.u == nullptr) {
     return arguments.y == nullptr ? function(Form<false, true, false>())
