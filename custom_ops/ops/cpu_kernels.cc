@@ -3,6 +3,7 @@
 #include "ops/add_at_kernel.h"
 #include "ops/blend_kernel.h"
 #include "ops/extremes_kernel.h"
+#include "ops/huge_pages.h"
 #include "ops/moments_kernel.h"
 #include "ops/normalize_kernel.h"
 #include "ops/round_kernel.h"
@@ -11,6 +12,15 @@
 
 namespace keras_norms {
 namespace {
+
+// For a result like the activation of the call.
+template <typename Arguments>
+void AdviseFor(const Arguments& arguments, void* result) {
+  const int64_t size = arguments.dtype == DataType::kFloat64   ? 8
+                       : arguments.dtype == DataType::kFloat32 ? 4
+                                                               : 2;
+  if (result != nullptr) AdviseHugePages(result, arguments.layout.size() * size);
+}
 
 void RunMoments(tensorflow::OpKernelContext* context, const MomentsArguments& arguments) {
   RunOnCpu(context, arguments, MomentsScratchCpu, MomentsCpu);
@@ -31,6 +41,7 @@ REGISTER_KERNEL_BUILDER(Name("KerasNorms>Extremes")
                         ExtremesOp<RunExtremes>);
 
 void RunSums(tensorflow::OpKernelContext* context, const SumsArguments& arguments) {
+  AdviseFor(arguments, arguments.y);
   RunOnCpu(context, arguments, SumsScratchCpu, SumsCpu);
 }
 
@@ -40,8 +51,8 @@ REGISTER_KERNEL_BUILDER(Name("KerasNorms>Sums")
                         SumsOp<RunSums>);
 
 void RunAddAt(tensorflow::OpKernelContext* context, const AddAtArguments& arguments) {
-  SharedWork work = WorkOf(context);
-  AddAtCpu(arguments, work.pool());
+  Helpers helpers = HelpersOf(context);
+  AddAtCpu(arguments, helpers.pool());
 }
 
 REGISTER_KERNEL_BUILDER(Name("KerasNorms>AddAt")
@@ -50,6 +61,7 @@ REGISTER_KERNEL_BUILDER(Name("KerasNorms>AddAt")
                         AddAtOp<RunAddAt>);
 
 void RunBlend(tensorflow::OpKernelContext* context, const BlendArguments& arguments) {
+  AdviseFor(arguments, arguments.y);
   RunOnCpu(context, arguments, BlendScratchCpu, BlendCpu);
 }
 
@@ -59,6 +71,7 @@ REGISTER_KERNEL_BUILDER(Name("KerasNorms>Blend")
                         BlendOp<RunBlend>);
 
 void RunNormalize(tensorflow::OpKernelContext* context, const NormalizeArguments& arguments) {
+  AdviseFor(arguments, arguments.y);
   RunOnCpu(context, arguments, NormalizeScratchCpu, NormalizeCpu);
 }
 
@@ -69,6 +82,8 @@ REGISTER_KERNEL_BUILDER(Name("KerasNorms>Normalize")
 
 void RunNormalizeGrad(tensorflow::OpKernelContext* context,
                       const NormalizeGradArguments& arguments) {
+  AdviseFor(arguments, arguments.dx);
+  AdviseFor(arguments, arguments.dresidual);
   RunOnCpu(context, arguments, NormalizeGradScratchCpu, NormalizeGradCpu);
 }
 

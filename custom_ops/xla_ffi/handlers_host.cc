@@ -1,12 +1,11 @@
-// The CPU kernels as XLA FFI handlers, on the intra-op threads of the program that calls them.
+// The CPU kernels as XLA FFI handlers, on as many threads as the program that calls them has.
 //
 // Symbols only: TensorFlow registers them in ops/ffi_registration.cc, JAX through jax.ffi.
 
 #include <memory>
 #include <new>
-#include <utility>
 
-#include "kernels/cpu/shared_work.h"
+#include "kernels/cpu/helpers.h"
 #include "xla_ffi/arguments.h"
 
 namespace keras_norms {
@@ -26,10 +25,8 @@ ffi::Error Handle(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::Remaini
   if (!problem.empty()) return ffi::Error::InvalidArgument(problem);
   const std::unique_ptr<void, FreeAligned> scratch(
       ::operator new(ScratchSize(arguments), FreeAligned::kAlignment));
-  SharedWork work(threads.num_threads(), [&threads](std::function<void()> function) {
-    threads.Schedule(std::move(function));
-  });
-  Kernel(arguments, scratch.get(), work.pool());
+  Helpers helpers(threads.num_threads());
+  Kernel(arguments, scratch.get(), helpers.pool());
   return ffi::Error::Success();
 }
 
@@ -37,10 +34,8 @@ ffi::Error HandleAddAt(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::Re
   AddAtArguments arguments;
   const std::string problem = Decode(args, rets, &arguments);
   if (!problem.empty()) return ffi::Error::InvalidArgument(problem);
-  SharedWork work(threads.num_threads(), [&threads](std::function<void()> function) {
-    threads.Schedule(std::move(function));
-  });
-  AddAtCpu(arguments, work.pool());
+  Helpers helpers(threads.num_threads());
+  AddAtCpu(arguments, helpers.pool());
   return ffi::Error::Success();
 }
 

@@ -13,6 +13,8 @@ from keras_norms.ops.extremes import Extremes
 from keras_norms.ops.operands import TENSORS
 from keras_norms.ops.rectifier import Rectifier
 
+# Inputs that no operation has as optional ones.
+_ALWAYS_THERE = {"x", "dy", "count", "mean", "variance"}
 # Inputs that are there as often as another one share its attribute.
 _COUNTED_WITH = {
     ("KerasNorms>Blend", "b"): "v",
@@ -118,11 +120,8 @@ def inputs_of(op, names):
     """The inputs of an operation by name, without those that are absent; `names` is their order."""
     given, left = {}, list(op.inputs)
     for name in names:
-        try:
-            present = op.get_attr(f"num_{_COUNTED_WITH.get((op.type, name), name)}") > 0
-        except ValueError:  # It always is.
-            present = True
-        if present:
+        counted = _COUNTED_WITH.get((op.type, name), name)
+        if name in _ALWAYS_THERE or op.get_attr(f"num_{counted}") > 0:
             given[name] = left.pop(0)
     return given
 

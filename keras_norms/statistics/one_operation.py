@@ -56,7 +56,8 @@ def normalize_in_one_operation(
         **native.rectifier_attributes(rectifier),
     )
     extras = (mean, variance) if transform.has_extras else ()
-    mean, variance = map(tf.stop_gradient, (mean, variance))
+    if extras:
+        mean, variance = map(tf.stop_gradient, extras)
     size = (count,) if statistic is SIZED_MOMENTS else ()
     kind = SizedMoments if size else Moments
     return Normalized(

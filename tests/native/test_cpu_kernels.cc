@@ -9,8 +9,8 @@
 #include <cstring>
 #include <thread>
 
+#include "cpu/helpers.h"
 #include "cpu/plan.h"
-#include "cpu/shared_work.h"
 #include "kernel_checks.h"
 #include "round_checks.h"
 
@@ -21,27 +21,14 @@ using testing::Array;
 using testing::Case;
 using testing::Weights;
 
-// Every task on a thread of its own, as long as there are some; they are joined at the end.
-class Threads {
- public:
-  ~Threads() {
-    for (std::thread& thread : threads_) thread.join();
-  }
-  void Schedule(std::function<void()> function) { threads_.emplace_back(std::move(function)); }
-
- private:
-  std::vector<std::thread> threads_;
-};
-
 // Runs a kernel with this many threads, and scratch that ends where the kernel said it would.
 template <typename Arguments>
 const char* Run(int64_t (*scratch_bytes)(const Arguments&),
                 void (*kernel)(const Arguments&, void*, const ThreadPool&),
                 const Arguments& arguments, int64_t threads = 3) {
   Array scratch(DataType::kFloat64, (scratch_bytes(arguments) + 7) / 8);
-  Threads pool;
-  SharedWork work(threads, [&](std::function<void()> task) { pool.Schedule(std::move(task)); });
-  kernel(arguments, scratch.data(), threads == 1 ? ThreadPool{} : work.pool());
+  Helpers helpers(threads);
+  kernel(arguments, scratch.data(), threads == 1 ? ThreadPool{} : helpers.pool());
   return nullptr;
 }
 

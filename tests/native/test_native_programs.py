@@ -50,6 +50,8 @@ PROGRAMS = {
             (TESTS / "test_cpu_kernels.cc", ()),
             (KERNELS / "cpu/add_at.cc", ()),
             (KERNELS / "cpu/dispatch.cc", ()),
+            (KERNELS / "cpu/helpers.cc", ()),
+            (KERNELS / "cpu/normalize.cc", ()),
             *(
                 (source, (f"-DKERAS_NORMS_LEVEL={level}", *flags))
                 for level, flags in LEVELS.items()
@@ -64,7 +66,7 @@ PROGRAMS = {
             for source in (TESTS / "test_cuda_kernels.cc", *sorted(KERNELS.glob("cuda/*.cu")))
         )
     ),
-    "shared_work": Program(((TESTS / "test_shared_work.cc", ()),)),
+    "helpers": Program(((TESTS / "test_helpers.cc", ()), (KERNELS / "cpu/helpers.cc", ()))),
 }
 
 
@@ -76,8 +78,8 @@ def case(name, sanitizer, *arguments, levels=None, marks=()):
 
 # The argument "short" leaves out large shapes, and most shapes of the emulated CUDA kernels.
 CASES = [
-    case("shared_work", "memory"),
-    case("shared_work", "threads"),
+    case("helpers", "memory"),
+    case("helpers", "threads"),
     # Sanitized code takes minutes to compile. Threads share work in the same way at all levels.
     case("cpu_kernels", "memory", "short", levels=(min(LEVELS), max(LEVELS))),
     case("cpu_kernels", "threads", "short", levels=("baseline",)),

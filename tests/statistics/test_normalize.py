@@ -79,7 +79,7 @@ def step(x, dy, gamma, beta, transform, **options):
     replicas = tf.distribute.get_replica_context().num_replicas_in_sync
     with tf.GradientTape() as tape:
         tape.watch([x, gamma, beta])
-        y, _, extras = normalize_batch(x, transform, dict(gamma=gamma, beta=beta), **options)
+        y, _, extras, _ = normalize_batch(x, transform, dict(gamma=gamma, beta=beta), **options)
         loss = tf.reduce_sum(dy * y)
         for extra in extras:
             loss += extra / replicas
@@ -167,7 +167,7 @@ def test_an_extra_is_summed_over_replicas(rng, replicas):
 
     def replica(x):
         rows = tf.cast(tf.shape(x)[:1], tf.float64)
-        y, _, (total,) = normalize_batch(
+        y, _, (total,), _ = normalize_batch(
             x,
             transform,
             dict(gamma=tf.constant(ones), beta=tf.constant(ones)),
