@@ -31,6 +31,10 @@ struct NormalizeArguments {
   const void* x = nullptr;         // (rows, channels, inner)
   const void* residual = nullptr;  // Null, or like x.
   ChannelVector gamma, beta;       // Absent: 1 and 0.
+  // Null, or the moments of each of some batches, which are taken together: (members, count, mean of
+  // every channel, m2 of every channel). Then x is not asked for its own. Without segments only.
+  const double* parts = nullptr;
+  int64_t members = 0;
   double epsilon = 0.0;
   Rectifier rectifier;
   MovingAverage moving;  // Without segments only.
@@ -46,6 +50,10 @@ struct NormalizeGradArguments {
   const void* dy = nullptr;  // (rows, channels, inner)
   const void* x = nullptr;   // Like dy.
   const void* y = nullptr;   // With a rectifier and a residual: the result. Otherwise null.
+  // Null, or sums of dy and then of dy (x - mean): of this batch, for gamma and beta, and of all that
+  // were taken together. Then there is no rectifier. Without segments only.
+  const double* own_sums = nullptr;
+  const double* sums = nullptr;
   ChannelVector gamma, beta;  // beta only with a rectifier and without y.
   double epsilon = 0.0;
   Rectifier rectifier;

@@ -17,7 +17,7 @@
 
 namespace keras_norms {
 
-enum class Role { kActivation, kVector, kWeights, kCount, kScalar };
+enum class Role { kActivation, kVector, kWeights, kCount, kScalar, kParts, kSums };
 
 struct Operand {
   const char* name;
@@ -50,6 +50,7 @@ inline constexpr Operand kNormalizeOperands[] = {
     {"residual", Role::kActivation, "num_residual"},
     {"gamma", Role::kVector, "num_gamma"},
     {"beta", Role::kVector, "num_beta"},
+    {"parts", Role::kParts, "num_parts"},
     {"moving_mean", Role::kVector, "num_moving"},
     {"moving_variance", Role::kVector, "num_moving"},
     {"share", Role::kScalar, "num_moving"},
@@ -65,6 +66,8 @@ inline constexpr Operand kNormalizeGradOperands[] = {
     {"variance", Role::kVector, nullptr},
     {"of_mean", Role::kVector, "num_of"},
     {"of_variance", Role::kVector, "num_of"},
+    {"own_sums", Role::kSums, "num_sums"},
+    {"sums", Role::kSums, "num_sums"},
 };
 
 struct Signature {
@@ -82,9 +85,9 @@ inline constexpr Signature kExtremes{"KerasNorms>Extremes", kExtremesOperands, 2
 inline constexpr Signature kSums{"KerasNorms>Sums", kSumsOperands, 6, true};
 inline constexpr Signature kBlend{"KerasNorms>Blend", kBlendOperands, 7, true, false, true};
 inline constexpr Signature kNormalize{
-    "KerasNorms>Normalize", kNormalizeOperands, 7, false, false, true, true};
+    "KerasNorms>Normalize", kNormalizeOperands, 8, false, false, true, true};
 inline constexpr Signature kNormalizeGrad{
-    "KerasNorms>NormalizeGrad", kNormalizeGradOperands, 10, false, false, true, true};
+    "KerasNorms>NormalizeGrad", kNormalizeGradOperands, 12, false, false, true, true};
 
 struct CallOptions {
   int64_t axis = 0;          // Where the channels of an activation are.
@@ -167,6 +170,12 @@ inline bool Fits(Role role, const Sizes& sizes, const Sizes& activation,
            MayEqual(sizes[1], channels);
   }
   if (role == Role::kScalar) return sizes.empty();
+  if (role == Role::kParts) {
+    return sizes.size() == 2 && MayEqual(sizes[1], channels < 0 ? -1 : 2 * channels + 1);
+  }
+  if (role == Role::kSums) {
+    return sizes.size() == 1 && MayEqual(sizes[0], channels < 0 ? -1 : 2 * channels);
+  }
   if (role == Role::kCount) {
     if (options.segment_size == 0) return sizes.size() == 1 && MayEqual(sizes[0], 1);
     return sizes.size() == 2 && MayEqual(sizes[0], SegmentCount(activation[0], options)) &&
@@ -191,6 +200,10 @@ inline const char* Rule(Role role) {
       return "a count must be [1], or [segments, 1] with a segment_size.";
     case Role::kScalar:
       return "a share must be one number.";
+    case Role::kParts:
+      return "parts must be [members, 1 + 2 channels].";
+    case Role::kSums:
+      return "sums must be [2 channels].";
     default:
       return "weights must have the shape of the activation, with 1 on the channel axis.";
   }
@@ -225,8 +238,9 @@ inline std::string PresenceProblem(const Signature& signature, const OperandShap
   if (signature.operands == kBlendOperands && shapes[2].present && !shapes[0].present) {
     return op + "a needs u. Received: a and no u.";
   }
-  if (signature.operands == kNormalizeOperands && shapes[4].present && options.segment_size > 0) {
-    return op + "segments have no moving statistics. Received: both.";
+  if (signature.operands == kNormalizeOperands && options.segment_size > 0) {
+    if (shapes[5].present) return op + "segments have no moving statistics. Received: both.";
+    if (shapes[4].present) return op + "segments cannot be parts. Received: both.";
   }
   if (signature.operands == kNormalizeGradOperands) {
     const bool has_y = shapes[2].present, rectifies = options.rectifier.is_given;
@@ -234,6 +248,9 @@ inline std::string PresenceProblem(const Signature& signature, const OperandShap
     if (shapes[4].present && (has_y || !rectifies)) {
       return op + "beta needs rectified, and no y. Received: beta" +
              (has_y ? " and y." : " and rectified=false.");
+    }
+    if (shapes[10].present && (rectifies || options.segment_size > 0)) {
+      return op + "sums need rectified=false and no segments. Received: one of these.";
     }
   }
   if (signature.operands == kSumsOperands) {

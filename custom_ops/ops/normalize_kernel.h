@@ -12,7 +12,7 @@ namespace keras_norms {
 inline NormalizeArguments NormalizeInputs(
     const std::array<const tensorflow::Tensor*, SizeOf(kNormalizeOperands)>& inputs,
     const CallOptions& options) {
-  const auto [x, residual, gamma, beta, moving_mean, moving_variance, share] = inputs;
+  const auto [x, residual, gamma, beta, parts, moving_mean, moving_variance, share] = inputs;
   NormalizeArguments arguments;
   arguments.dtype = KernelType(x->dtype());
   arguments.layout = LayoutOf(SizesOf(x->shape()), options);
@@ -20,6 +20,8 @@ inline NormalizeArguments NormalizeInputs(
   arguments.residual = DataOf(residual);
   arguments.gamma = VectorOf(gamma);
   arguments.beta = VectorOf(beta);
+  arguments.parts = static_cast<const double*>(DataOf(parts));
+  arguments.members = parts == nullptr ? 0 : parts->dim_size(0);
   arguments.epsilon = options.epsilon;
   arguments.rectifier = options.rectifier;
   arguments.moving.mean = VectorOf(moving_mean);
@@ -31,7 +33,8 @@ inline NormalizeArguments NormalizeInputs(
 inline NormalizeGradArguments NormalizeGradInputs(
     const std::array<const tensorflow::Tensor*, SizeOf(kNormalizeGradOperands)>& inputs,
     const CallOptions& options) {
-  const auto [dy, x, y, gamma, beta, count, mean, variance, of_mean, of_variance] = inputs;
+  const auto [dy, x, y, gamma, beta, count, mean, variance, of_mean, of_variance, own_sums, sums] =
+      inputs;
   NormalizeGradArguments arguments;
   arguments.dtype = KernelType(x->dtype());
   arguments.layout = LayoutOf(SizesOf(x->shape()), options);
@@ -47,6 +50,8 @@ inline NormalizeGradArguments NormalizeGradInputs(
   arguments.variance = VectorOf(variance);
   arguments.of_mean = VectorOf(of_mean);
   arguments.of_variance = VectorOf(of_variance);
+  arguments.own_sums = static_cast<const double*>(DataOf(own_sums));
+  arguments.sums = static_cast<const double*>(DataOf(sums));
   return arguments;
 }
 

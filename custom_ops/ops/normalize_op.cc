@@ -31,6 +31,7 @@ REGISTER_OP("KerasNorms>Normalize")
     .Input("residual: num_residual * T")
     .Input("gamma: num_gamma * V")
     .Input("beta: num_beta * V")
+    .Input("parts: num_parts * double")
     .Input("moving_mean: num_moving * M")
     .Input("moving_variance: num_moving * M")
     .Input("share: num_moving * M")
@@ -46,6 +47,7 @@ REGISTER_OP("KerasNorms>Normalize")
     .Attr("num_residual: int >= 0")
     .Attr("num_gamma: int >= 0")
     .Attr("num_beta: int >= 0")
+    .Attr("num_parts: int >= 0")
     .Attr("num_moving: int >= 0")
     .Attr("epsilon: string")
     .Attr("rectified: bool = false")
@@ -64,6 +66,8 @@ x: The activation, rank 2 or more.
 residual: None (0) or one tensor like `x`.
 gamma: None (1) or one vector, `[channels]`.
 beta: None (0) or one vector.
+parts: None, or the moments of batches that are taken together, `x` among them: a row
+  `[count, mean, m2]` of each.
 moving_mean: None or one vector. With all of the next two, and without segments.
 moving_variance: Like `moving_mean`.
 share: A number in [0, 1].
@@ -93,6 +97,8 @@ REGISTER_OP("KerasNorms>NormalizeGrad")
     .Input("variance: double")
     .Input("of_mean: num_of * double")
     .Input("of_variance: num_of * double")
+    .Input("own_sums: num_sums * double")
+    .Input("sums: num_sums * double")
     .Output("dx: T")
     .Output("dresidual: num_y * T")
     .Output("dgamma: P")
@@ -104,6 +110,7 @@ REGISTER_OP("KerasNorms>NormalizeGrad")
     .Attr("num_gamma: int >= 0")
     .Attr("num_beta: int >= 0")
     .Attr("num_of: int >= 0")
+    .Attr("num_sums: int >= 0")
     .Attr("epsilon: string")
     .Attr("rectified: bool = false")
     .Attr("negative_slope: float = 0")
@@ -124,6 +131,8 @@ mean: What Normalize returned.
 variance: What Normalize returned.
 of_mean: None (0) or the gradient of the mean.
 of_variance: None (0) or the gradient of the variance.
+own_sums: None, or the sums of dy and of dy (x - mean) of this batch, one after the other.
+sums: None, or those of all batches that were taken together.
 dx: Like `x`, and in the memory of `dy` where nobody else needs that.
 dresidual: Like `x`; there where `y` is.
 dgamma: `[channels]`, also where there is no `gamma`.

@@ -309,7 +309,7 @@ class NormalizeXla : public XlaKernel {
  private:
   std::vector<XlaOp> Emit(const XlaMath& math, const std::vector<XlaOp>& ops) const override {
     const XlaMath::Normalized found =
-        math.ComputeNormalize(ops[0], ops[1], ops[2], ops[3], ops[4], ops[5], ops[6]);
+        math.ComputeNormalize(ops[0], ops[1], ops[2], ops[3], ops[4], ops[5], ops[6], ops[7]);
     return {found.y, found.count, found.mean, found.variance, found.new_mean, found.new_variance};
   }
   const char* Target() const override { return "keras_norms_normalize"; }
@@ -317,7 +317,7 @@ class NormalizeXla : public XlaKernel {
     std::vector<xla::Shape> shapes = {xla::ShapeUtil::MakeShape(operands.type, operands.sizes),
                                       VectorShape(operands, 1), VectorShape(operands),
                                       VectorShape(operands)};
-    if (operands.ops[6].valid()) {  // The share, the last one that is there.
+    if (operands.ops[7].valid()) {  // The share, the last one that is there.
       const int64_t channels = operands.sizes[options_.axis];
       shapes.resize(6, xla::ShapeUtil::MakeShape(operands.types.back(), {channels}));
     }
@@ -338,7 +338,7 @@ class NormalizeGradXla : public XlaKernel {
   std::vector<XlaOp> Emit(const XlaMath& math, const std::vector<XlaOp>& ops) const override {
     const XlaMath::Gradients found =
         math.ComputeNormalizeGrad(ops[0], ops[1], ops[2], ops[3], ops[4], ops[5], ops[6], ops[7],
-                                  ops[8], ops[9]);
+                                  ops[8], ops[9], ops[10], ops[11]);
     std::vector<XlaOp> results = {found.dx};
     if (ops[2].valid()) results.push_back(found.dresidual);
     results.push_back(xla::ConvertElementType(found.dgamma, vectors_));

@@ -92,9 +92,9 @@ class XlaMath {
   struct Normalized {
     Op y, count, mean, variance, new_mean, new_variance;  // The last two as `share` is.
   };
-  Normalized ComputeNormalize(Op x, Op residual, Op gamma, Op beta, Op moving_mean,
+  Normalized ComputeNormalize(Op x, Op residual, Op gamma, Op beta, Op parts, Op moving_mean,
                               Op moving_variance, Op share) const {
-    const Moments moments = ComputeMoments(x, Op());
+    const Moments moments = parts.valid() ? Merged(parts) : ComputeMoments(x, Op());
     const Op variance = DivideNoNan(moments.m2, moments.count);
     const Op y =
         ComputeBlend(residual, x, Op(), ScaleOf(gamma, variance), beta, moments.mean, Op());
@@ -120,7 +120,7 @@ class XlaMath {
     Op dx, dresidual, dgamma, dbeta;  // dresidual only where y is.
   };
   Gradients ComputeNormalizeGrad(Op dy, Op x, Op y, Op gamma, Op beta, Op count, Op mean,
-                                 Op variance, Op of_mean, Op of_variance) const {
+                                 Op variance, Op of_mean, Op of_variance, Op own, Op all) const {
     const Op scale = ScaleOf(gamma, variance);
     if (options_.rectifier.is_given) {
       const Op z = y.valid() ? Compute(y)
@@ -128,7 +128,8 @@ class XlaMath {
                                                                   mean, Op()));
       dy = xla::ConvertElementType(Gated(Compute(dy), z), type_);
     }
-    const Sums sums = ComputeSums(dy, x, mean, Op(), Op(), Op());
+    const Sums own_sums = own.valid() ? Halves(own) : ComputeSums(dy, x, mean, Op(), Op(), Op());
+    const Sums sums = all.valid() ? Halves(all) : own_sums;
     const Op inverse = InverseStddev(variance);
     const Op half = xla::ScalarLike(inverse, -0.5);
     Op by_variance = half * Times(gamma, sums.sum_uv) * inverse * inverse * inverse;
@@ -139,13 +140,33 @@ class XlaMath {
     const Op center = xla::Select(xla::IsFinite(mean), mean, xla::ZerosLike(mean));
     const Op dx = Unrectified().ComputeBlend(dy, x, scale, b, DivideNoNan(by_mean, count), center,
                                              Op());
-    return {dx, dy, OverSegments(sums.sum_uv * inverse), OverSegments(sums.sum_u)};
+    return {dx, dy, OverSegments(own_sums.sum_uv * inverse), OverSegments(own_sums.sum_u)};
   }
 
  private:
   struct Center {
     Op high, low;
   };
+
+  // The moments of all parts, from rows of count, mean and m2.
+  Moments Merged(Op parts) const {
+    const int64_t channels = layout_.channels;
+    const Op counts = xla::SliceInDim(parts, 0, 1, 1, 1);
+    const Op means = xla::SliceInDim(parts, 1, channels + 1, 1, 1);
+    const Op m2s = xla::SliceInDim(parts, channels + 1, 2 * channels + 1, 1, 1);
+    const Sizes sizes = SizesOf(means);
+    const Op weights = xla::BroadcastInDim(counts, sizes, {0, 1});
+    const Op count = xla::Reshape(Sum(counts, {0}), {1});
+    const Op mean = DivideNoNan(Sum(weights * means, {0}), count);
+    const Op distance = means - xla::BroadcastInDim(mean, sizes, {1});
+    return {count, mean, Sum(m2s + weights * distance * distance, {0})};
+  }
+
+  Sums Halves(Op sums) const {
+    const int64_t channels = layout_.channels;
+    return {xla::SliceInDim(sums, 0, channels, 1, 0),
+            xla::SliceInDim(sums, channels, 2 * channels, 1, 0), Op()};
+  }
 
   // The same without a rectifier.
   XlaMath Unrectified() const {

@@ -99,6 +99,8 @@ inline std::string Decode(ffi::RemainingArgs args, ffi::RemainingRets rets,
   arguments->residual = decoder.Data(1);
   arguments->gamma = decoder.Vector(2);
   arguments->beta = decoder.Vector(3);
+  arguments->parts = static_cast<const double*>(decoder.Data(4));
+  arguments->members = decoder.FirstSize(4);
   arguments->epsilon = decoder.options().epsilon;
   arguments->rectifier = decoder.options().rectifier;
   arguments->y = decoder.ActivationResult(0);
@@ -106,12 +108,12 @@ inline std::string Decode(ffi::RemainingArgs args, ffi::RemainingRets rets,
   arguments->mean = decoder.VectorResult(2, arguments->layout.vector_size());
   arguments->variance = decoder.VectorResult(3, arguments->layout.vector_size());
   MovingAverage* moving = &arguments->moving;
-  moving->mean = decoder.Vector(4);
+  moving->mean = decoder.Vector(5);
   if (moving->mean.data == nullptr) return decoder.problem();
-  moving->variance = decoder.Vector(5);
-  moving->share = decoder.Data(6);
-  moving->new_mean = decoder.VectorResultLike(4, 4, arguments->layout.channels);
-  moving->new_variance = decoder.VectorResultLike(4, 5, arguments->layout.channels);
+  moving->variance = decoder.Vector(6);
+  moving->share = decoder.Data(7);
+  moving->new_mean = decoder.VectorResultLike(5, 4, arguments->layout.channels);
+  moving->new_variance = decoder.VectorResultLike(5, 5, arguments->layout.channels);
   return decoder.problem();
 }
 
@@ -133,6 +135,8 @@ inline std::string Decode(ffi::RemainingArgs args, ffi::RemainingRets rets,
   arguments->variance = decoder.Vector(7);
   arguments->of_mean = decoder.Vector(8);
   arguments->of_variance = decoder.Vector(9);
+  arguments->own_sums = static_cast<const double*>(decoder.Data(10));
+  arguments->sums = static_cast<const double*>(decoder.Data(11));
   size_t result = 0;
   arguments->dx = decoder.ActivationResult(result++);
   if (arguments->y != nullptr) arguments->dresidual = decoder.ActivationResult(result++);

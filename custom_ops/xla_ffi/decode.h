@@ -67,6 +67,9 @@ class Decoder {
     return {buffers_[i].data, buffers_[i].type == ffi::F64, shapes_[i].sizes.size() == 2};
   }
 
+  // The size of its first axis; 0 where absent.
+  int64_t FirstSize(int i) const { return shapes_[i].present ? shapes_[i].sizes[0] : 0; }
+
   // Results, null where one is not as it has to be; the problem then says so.
   double* VectorResult(size_t i, int64_t size) {
     return static_cast<double*>(Result(i, ffi::F64, size));
@@ -179,8 +182,9 @@ class Decoder {
       if (role == Role::kVector && type != ffi::F32 && type != ffi::F64) {
         return Sentence("vectors must be float32 or float64.", "another dtype");
       }
-      if (role == Role::kCount && type != ffi::F64) {
-        return Sentence("a count must be float64.", "another dtype");
+      const bool is_exact = role == Role::kCount || role == Role::kParts || role == Role::kSums;
+      if (is_exact && type != ffi::F64) {
+        return Sentence("counts, parts and sums must be float64.", "another dtype");
       }
       if (role == Role::kScalar && type != buffers_[i - 1].type) {
         return Sentence("a share must be of the dtype of the moving statistics.", "another dtype");

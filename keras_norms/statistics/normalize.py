@@ -2,7 +2,8 @@
 
 from keras_norms.statistics.composite import ALONE, Normalized, normalize_by_composite
 from keras_norms.statistics.moments import MOMENTS
-from keras_norms.statistics.one_operation import can_be_one_operation, normalize_in_one_operation
+from keras_norms.statistics.one_operation import is_plain, normalize_in_one_operation
+from keras_norms.statistics.shared_operation import normalize_over_replicas
 
 __all__ = ["ALONE", "Normalized", "normalize_batch"]
 
@@ -52,12 +53,24 @@ def normalize_batch(
         `Normalized(y, statistics, extras, moved)`.
     """
     axis %= x.shape.rank
-    shared = dict(axis=axis, segment_size=segment_size, statistic=statistic)
-    shared |= dict(residual=residual, rectifier=rectifier)
-    if extra is None and can_be_one_operation(
-        x, transform, statistic, weights, group, write, residual
-    ):
-        return normalize_in_one_operation(x, transform, parameters, moving=moving, **shared)
+    after = dict(residual=residual, rectifier=rectifier)
+    if extra is None and is_plain(x, transform, statistic, weights, write, residual):
+        shared = dict(statistic=statistic, axis=axis, moving=moving, **after)
+        if group.members() == 1:
+            options = dict(segment_size=segment_size, **shared)
+            return normalize_in_one_operation(x, transform, parameters, **options)
+        if segment_size is None and not transform.has_extras:
+            return normalize_over_replicas(x, transform, parameters, group=group, **shared)
     return normalize_by_composite(
-        x, transform, parameters, extra=extra, weights=weights, group=group, write=write, **shared
+        x,
+        transform,
+        parameters,
+        statistic=statistic,
+        extra=extra,
+        axis=axis,
+        weights=weights,
+        segment_size=segment_size,
+        group=group,
+        write=write,
+        **after,
     )

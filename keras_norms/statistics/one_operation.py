@@ -20,7 +20,7 @@ from keras_norms.statistics.moving_statistics import MOVING_VARIANCE
 from keras_norms.statistics.standardization import Standardization
 
 
-def can_be_one_operation(x, transform, statistic, weights, group, write, residual):
+def is_plain(x, transform, statistic, weights, write, residual):
     """Whether `normalize_batch` with these arguments is what the operation computes."""
     return (
         isinstance(transform, Standardization)
@@ -30,7 +30,6 @@ def can_be_one_operation(x, transform, statistic, weights, group, write, residua
         and write is None
         and implementation_in_use() == "native"
         and native.has_gradient(Operands(0, v=x, u=residual))
-        and group.members() == 1
     )
 
 
@@ -38,76 +37,96 @@ def normalize_in_one_operation(
     x, transform, parameters, *, statistic, axis, segment_size, residual, rectifier, moving
 ):
     """See `normalize_batch`."""
-    gamma, beta = parameters.get("gamma"), parameters.get("beta")
-    is_plain = moving is not None and moving.rule.is_plain and segment_size is None
-    update = moving if is_plain else None
-    y, count, mean, variance, *moved = library.ops().keras_norms_normalize(
-        x=x,
-        residual=native.optional(residual),
-        gamma=native.optional(gamma),
-        beta=native.optional(beta),
-        moving_mean=[update.mean] if update else [],
-        moving_variance=[update.spread] if update else [],
-        share=[update.rule.share(update.mean.dtype)] if update else [],
+    moves = moving is not None and moving.rule.is_plain and segment_size is None
+    y, count, mean, variance, *moved = run_normalize(
+        {"x": x, "residual": residual, **parameters},
+        moving if moves else None,
+        rectifier=rectifier,
         epsilon=repr(float(transform.epsilon)),
         has_statistics_gradient=transform.has_extras,
         axis=axis,
         segment_size=segment_size or 0,
-        **native.rectifier_attributes(rectifier),
     )
     extras = (mean, variance) if transform.has_extras else ()
     if extras:
         mean, variance = map(tf.stop_gradient, extras)
-    size = (count,) if statistic is SIZED_MOMENTS else ()
-    kind = SizedMoments if size else Moments
-    return Normalized(
-        y,
-        kind(mean, variance, count, *size),
-        extras,
-        tuple(value[0] for value in moved) if update else None,
+    found = statistics_of(statistic, count, mean, variance)
+    return Normalized(y, found, extras, tuple(moved) or None)
+
+
+def statistics_of(statistic, count, mean, variance):
+    """The statistics as a named tuple; without weights, the size of a batch is its count."""
+    if statistic is SIZED_MOMENTS:
+        return SizedMoments(mean, variance, count, count)
+    return Moments(mean, variance, count)
+
+
+def run_normalize(tensors, update, *, parts=None, rectifier=None, **attributes):
+    """Returns y, count, mean, variance, and with an update the new mean and variance.
+
+    Args:
+        tensors: x, residual, gamma and beta by name; the last three may be missing.
+        update: None, or a plain `MovingUpdate`.
+        parts: None, or the packed moments of all replicas.
+    """
+    given = {name: native.optional(tensors.get(name)) for name in ("residual", "gamma", "beta")}
+    *found, new_mean, new_variance = library.ops().keras_norms_normalize(
+        x=tensors["x"],
+        **given,
+        parts=native.optional(parts),
+        moving_mean=[update.mean] if update else [],
+        moving_variance=[update.spread] if update else [],
+        share=[update.rule.share(update.mean.dtype)] if update else [],
+        **native.rectifier_attributes(rectifier),
+        **attributes,
     )
+    return *found, *new_mean, *new_variance
+
+
+def run_normalize_grad(dy, tensors, statistics, **others):
+    """Returns dx, dresidual where `y` is given, dgamma and dbeta.
+
+    Args:
+        dy: the gradient of y.
+        tensors: x, gamma and beta by name; the last two may be missing.
+        statistics: count, mean and variance as `run_normalize` returned them.
+        **others: attributes, and optional inputs as lists.
+    """
+    gamma, beta = tensors.get("gamma"), tensors.get("beta")
+    dtype = next((v.dtype for v in (gamma, beta) if v is not None), tf.float32)
+    optional: dict = dict(y=[], beta=[], of_mean=[], of_variance=[], own_sums=[], sums=[])
+    found = library.ops().keras_norms_normalize_grad(
+        dy=dy,
+        x=tensors["x"],
+        gamma=native.optional(gamma),
+        **dict(zip(("count", "mean", "variance"), statistics, strict=True)),
+        P=dtype,
+        **(optional | others),
+    )
+    return found.dx, *found.dresidual, found.dgamma, found.dbeta
 
 
 @tf.RegisterGradient("KerasNorms>Normalize")
 def _normalize(op, dy, d_count, d_mean, d_variance, *d_moved):
     del d_count, d_moved  # Constants.
-    names = ("x", "residual", "gamma", "beta")
-    given = native.inputs_of(op, names)
-    x, gamma, beta = given["x"], given.get("gamma"), given.get("beta")
-    of_statistics = op.get_attr("has_statistics_gradient")
-    keeps_y = op.get_attr("rectified") and "residual" in given
-    needs_beta = op.get_attr("rectified") and not keeps_y
+    given = native.inputs_of(op, ("x", "residual", "gamma", "beta"))
     y, count, mean, variance, *_ = op.outputs
-    dtype = next((v.dtype for v in (gamma, beta) if v is not None), tf.float32)
-    dx, *dresidual, dgamma, dbeta = _gradients(
-        dict(
-            dy=dy,
-            x=x,
-            y=[y] if keeps_y else [],
-            gamma=native.optional(gamma),
-            beta=native.optional(beta) if needs_beta else [],
-            count=count,
-            mean=mean,
-            variance=variance,
-            of_mean=[d_mean] if of_statistics else [],
-            of_variance=[d_variance] if of_statistics else [],
-        ),
-        dtype,
-        _attributes(op),
-    )
-    gradients = dict(x=dx, residual=dresidual[0] if keeps_y else dy, gamma=dgamma, beta=dbeta)
-    constants = [None] * (len(op.inputs) - len(given))
-    return [gradients[name] for name in given] + constants
+    is_rectified, has_residual = op.get_attr("rectified"), "residual" in given
+    others = _attributes(op)
+    if is_rectified and has_residual:
+        others |= dict(y=[y])
+    elif is_rectified:
+        others |= dict(beta=native.optional(given.get("beta")))
+    if op.get_attr("has_statistics_gradient"):
+        others |= dict(of_mean=[d_mean], of_variance=[d_variance])
+    dx, *dz, dgamma, dbeta = run_normalize_grad(dy, given, (count, mean, variance), **others)
+    gradients = dict(x=dx, residual=dz[0] if dz else dy, gamma=dgamma, beta=dbeta)
+    return [gradients[name] for name in given] + [None] * (len(op.inputs) - len(given))
 
 
 def _attributes(op):
     names = ("epsilon", "rectified", "negative_slope", "cap", "axis", "segment_size")
     return {name: op.get_attr(name) for name in names}
-
-
-def _gradients(inputs, dtype, attributes):
-    found = library.ops().keras_norms_normalize_grad(**inputs, P=dtype, **attributes)
-    return found.dx, *found.dresidual, found.dgamma, found.dbeta
 
 
 @tf.RegisterGradient("KerasNorms>NormalizeGrad")

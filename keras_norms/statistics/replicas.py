@@ -49,16 +49,21 @@ class ReplicaGroup:
     def gather(self, vectors):
         """Returns each vector of every member, stacked on a new first axis."""
         packed, unpack = _pack(vectors)
+        return unpack(self.gather_packed([packed]))
+
+    def gather_packed(self, vectors):
+        """Returns a matrix with a row for every member, its vectors one after the other."""
+        packed, _ = _pack(vectors)
         members = self.members()
         if members == 1:
-            return unpack(packed[tf.newaxis])
+            return packed[tf.newaxis]
         context = tf.distribute.get_replica_context()
         replicas, replica = context.num_replicas_in_sync, context.replica_id_in_sync_group
         slots = self._all_reduce_slots(packed, replica, replicas)
         if members < replicas:
             first = replica // members * members
             slots = slots[first : first + members]
-        return unpack(slots)
+        return slots
 
     def sum(self, vectors):
         """Returns the sum of each vector over the members. Differentiable."""

@@ -6,6 +6,7 @@
 
 #include "../normalize.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -52,6 +53,8 @@ void Put(void* vector, bool is_double, int64_t i, double value) {
 // planes, and all of them together are too large for the caches that cores share.
 class Groups {
  public:
+  // None.
+  Groups() = default;
   // `activations`: how many of them a group brings into the caches.
   Groups(const ChannelLayout& layout, DataType dtype, int64_t activations) : layout_(layout) {
     const int64_t bytes = layout.rows * layout.inner * SizeOf(dtype) * activations;
@@ -76,7 +79,7 @@ class Groups {
   static constexpr int64_t kSharedBytes = 16 << 20;
   static constexpr int64_t kGroups = 16;  // At least, so that threads end at the same time.
 
-  const ChannelLayout layout_;
+  ChannelLayout layout_;
   int64_t channels_ = 0;
 };
 
@@ -139,14 +142,39 @@ void Move(const MovingAverage& moving, const ChannelLayout& layout, const double
   }
 }
 
+// The moments of all parts: exactly, since means are merged and not sums.
+void Merge(const NormalizeArguments& arguments, double* count) {
+  const int64_t channels = arguments.layout.channels, stride = 2 * channels + 1;
+  const auto part = [&](int64_t member) { return arguments.parts + member * stride; };
+  *count = 0.0;
+  for (int64_t member = 0; member < arguments.members; ++member) *count += part(member)[0];
+  for (int64_t c = 0; c < channels; ++c) {
+    double mean = 0.0, m2 = 0.0;
+    for (int64_t member = 0; member < arguments.members; ++member) {
+      mean += part(member)[0] * part(member)[1 + c];
+    }
+    mean = *count == 0 ? 0.0 : mean / *count;
+    for (int64_t member = 0; member < arguments.members; ++member) {
+      const double distance = part(member)[1 + c] - mean;
+      m2 += part(member)[1 + channels + c] + part(member)[0] * distance * distance;
+    }
+    arguments.mean[c] = mean;
+    arguments.variance[c] = m2;
+  }
+}
+
 // One group, or everything.
 void NormalizePart(const NormalizeArguments& arguments, void* scratch, const ThreadPool& pool) {
   const ChannelLayout& layout = arguments.layout;
   Memory memory(scratch);
   double* counts = memory.Vector(layout.segments);
   double* scale = memory.Vector(layout.vector_size());
-  const MomentsArguments moments = MomentsOf(arguments, counts);
-  MomentsCpu(moments, memory.Bytes(MomentsScratchCpu(moments)), pool);
+  if (arguments.parts != nullptr) {
+    Merge(arguments, counts);
+  } else {
+    const MomentsArguments moments = MomentsOf(arguments, counts);
+    MomentsCpu(moments, memory.Bytes(MomentsScratchCpu(moments)), pool);
+  }
   for (int64_t segment = 0; segment < layout.segments; ++segment) {
     const double count = counts[segment];
     if (arguments.count != nullptr) arguments.count[segment] = count;
@@ -225,8 +253,9 @@ void Differentiate(const NormalizeGradArguments& arguments, const GradVectors& a
       at.b[i] = count == 0 ? 0.0 : 2.0 * of_variance / count;
       at.c[i] = count == 0 ? 0.0 : of_mean / count;
       at.center[i] = mean - mean == 0.0 ? mean : 0.0;
-      dgamma += at.sum_dy_centred[i] * inverse;
-      dbeta += at.sum_dy[i];
+      const double* own = arguments.own_sums;
+      dgamma += (own == nullptr ? at.sum_dy_centred[i] : own[layout.channels + c]) * inverse;
+      dbeta += own == nullptr ? at.sum_dy[i] : own[c];
     }
     const bool is_double = arguments.vectors_are_double;
     if (arguments.dgamma != nullptr) Put(arguments.dgamma, is_double, c, dgamma);
@@ -252,7 +281,12 @@ void NormalizeGradPart(const NormalizeGradArguments& arguments, void* scratch,
   sums.gate.scale = scale;
   sums.sum_u = at.sum_dy;
   sums.sum_uv = at.sum_dy_centred;
-  SumsCpu(sums, memory.Bytes(SumsScratchCpu(sums)), pool);
+  if (arguments.sums == nullptr) {
+    SumsCpu(sums, memory.Bytes(SumsScratchCpu(sums)), pool);
+  } else {
+    std::copy_n(arguments.sums, layout.channels, at.sum_dy);
+    std::copy_n(arguments.sums + layout.channels, layout.channels, at.sum_dy_centred);
+  }
   Differentiate(arguments, at);
 
   BlendArguments blend;
@@ -329,11 +363,13 @@ int64_t ScratchInParts(const Arguments& arguments, const Groups& groups) {
 }
 
 Groups GroupsOf(const NormalizeArguments& arguments) {
+  if (arguments.parts != nullptr) return Groups();
   const int64_t activations = arguments.residual == nullptr ? 1 : 2;
   return Groups(arguments.layout, arguments.dtype, activations);
 }
 
 Groups GroupsOf(const NormalizeGradArguments& arguments) {
+  if (arguments.sums != nullptr) return Groups();
   return Groups(arguments.layout, arguments.dtype, 2);
 }
 
