@@ -1,19 +1,15 @@
 """Models for inference whose normalizations are folded into the layers beside them."""
 
-from textwrap import shorten
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_norms.arguments import require
-from keras_norms.keras_api import keras
-from keras_norms.keras_models import forget_losses, trusting_configs
+from keras_norms.keras_models import forget_losses
 from keras_norms.models.folding_plan import FoldingPlan
-from keras_norms.models.graph_config import copied, graph_of
+from keras_norms.models.graph_plan import config_of_graph, model_of_config
 from keras_norms.models.input_shapes import symbolic_inputs
 from keras_norms.models.observed import is_symbolic, observed
 from keras_norms.models.reports import ModelReport
-from keras_norms.printable import called, printable
 
 CALLER = "fold_batch_norm"
 
@@ -72,34 +68,13 @@ def fold_batch_norm(model):
     norm: BatchNormalization -> conv
     last: BatchNormalization as it was (no neighbour that can take it)
     """
-    is_built = isinstance(model, keras.Model) and model.built
-    require(is_built, CALLER, "`model` must be a built Keras model", model=_described(model))
-    config = _config(model)
+    config = config_of_graph(model, CALLER)
     plan = FoldingPlan(model, config, CALLER)
     plan.fold(_calls(model, [norm for part in plan.plans for norm in part.norms.values()]))
     rows = list(plan.rows())
-    try:
-        with trusting_configs():  # This one is not from a file.
-            new = type(model).from_config(config)
-    except Exception as error:  # Whatever layers of others raise.
-        *_, line = ["", *str(error).strip().splitlines()]  # The last one tells the cause.
-        raise ValueError(
-            f"{CALLER}: Keras must be able to build the model from its config. "
-            f"Received: {called(model)}, of which it says: {printable(shorten(line, 300))}"
-        ) from error
+    new = model_of_config(model, config, CALLER)
     plan.copy_to(new)
     return Folded(new, ModelReport(rows))
-
-
-def _config(model):
-    try:
-        config = copied(model.get_config())
-    except NotImplementedError:  # Keras 3, where it cannot know the arguments of a class.
-        config = None
-    rule = "`model` must be Functional or Sequential; in others calls are code, not a graph"
-    has_inputs = graph_of(model, config) and symbolic_inputs(model) is not None
-    require(has_inputs, CALLER, rule, model=called(model))
-    return config
 
 
 def _calls(model, layers):
@@ -120,7 +95,3 @@ def _calls(model, layers):
         if not is_symbolic(call.graph):
             found.setdefault(call.layer, []).append(call)
     return found
-
-
-def _described(model):
-    return called(model) if isinstance(model, keras.layers.Layer) else type(model).__name__

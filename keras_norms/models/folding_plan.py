@@ -4,36 +4,21 @@ import numpy as np
 import tensorflow as tf
 
 from keras_norms.arguments import require
-from keras_norms.keras_api import nested_layers
 from keras_norms.layers.channels import ChannelNormalization
-from keras_norms.models.graph_config import OUTPUT, graph_of
+from keras_norms.models.graph_config import OUTPUT
+from keras_norms.models.graph_plan import GraphPlan
 from keras_norms.models.inference_affine import inference_affine, is_normalization, why_no_affine
 from keras_norms.models.linear_layers import KINDS, LinearLayer
-from keras_norms.models.model_tree import copy_own_state, walk
 from keras_norms.models.reports import Row
 from keras_norms.ops.layout import canonical_axes
-from keras_norms.printable import called, printable
+from keras_norms.printable import called
 
 
-class FoldingPlan:
-    """Folds the normalizations of a model in its config, and copies weights to what that builds.
-
-    A model inside of the model has a plan of its own, which edits its part of the config.
-
-    Args:
-        model: a built Functional or Sequential model. Its layers are read only.
-        config: its config. It is changed.
-        owner: for messages.
-    """
+class FoldingPlan(GraphPlan):
+    """Folds the normalizations of a model. See `GraphPlan`."""
 
     def __init__(self, model, config, owner):
-        self.model, self.graph, self._owner = model, graph_of(model, config), owner
-        self.layers = {layer.name: layer for layer in model.layers}
-        self.inner = {
-            name: FoldingPlan(layer, self.graph.layer_config(name), owner)
-            for name, layer in self.layers.items()
-            if graph_of(layer, self.graph.layer_config(name))
-        }
+        super().__init__(model, config, owner)
         self._linear: dict[str, LinearLayer] = {}  # Those that something is folded into.
         self._into: dict[str, str] = {}
         self._reasons: dict[str, str] = {}
@@ -42,11 +27,6 @@ class FoldingPlan:
     def norms(self):
         """The normalizations that may be folded, by name, without those of the plans inside."""
         return {name: layer for name, layer in self.layers.items() if is_normalization(layer)}
-
-    @property
-    def plans(self):
-        """This one, and those inside of it."""
-        return [self, *(plan for inner in self.inner.values() for plan in inner.plans)]
 
     def fold(self, calls):
         """Folds all that can be. `calls` are those of each normalization, by layer."""
@@ -76,6 +56,7 @@ class FoldingPlan:
                 reason = self._fold_into(neighbour, name, norm, is_after)
                 if reason is None:
                     self._into[name] = neighbour
+                    self._gone.add(name)
                     return True
                 reasons.append(reason)
         self._reasons[name] = "; ".join(reasons) or "no neighbour that can take it"
@@ -140,40 +121,24 @@ class FoldingPlan:
         require(is_finite, self._owner, rule, layer=called(norm))
         return scale, offset
 
-    def rows(self):
-        """A `Row` for each normalization, at any depth."""
-        for name, layer in self.layers.items():
-            if name in self.inner:
-                for row in self.inner[name].rows():
-                    yield row._replace(path=f"{name}/{row.path}")
-            elif is_normalization(layer):
-                into = self._into.get(name)
-                reason = "" if into else self._reasons[name]
-                yield Row(name, type(layer).__name__, into, reason)
-            else:
-                where = f"it is inside of '{name}', a {type(layer).__name__}"
-                inside = filter(is_normalization, nested_layers(layer))
-                for norm in inside:
-                    yield Row(f"{name}/{printable(norm.name)}", type(norm).__name__, None, where)
+    def _is_concerned(self, name, layer):
+        del name
+        return is_normalization(layer)
 
-    def copy_to(self, new):
-        """Copies weights, and what is trainable, to the model that was built from the config."""
-        new.trainable = self.model.trainable  # First: in Keras 2 it sets that of all layers.
-        for name, layer in self.layers.items():
-            if name in self._into:
-                continue
-            copy = new.get_layer(name)
-            if name in self.inner:
-                self.inner[name].copy_to(copy)
-                continue
-            for old, made in zip(nested_layers(layer), nested_layers(copy), strict=True):
-                made.trainable = old.trainable
-            linear = self._linear.get(name)
-            if linear is not None:
-                copy.set_weights(linear.weights())
-                continue
-            for (_, old), (_, made) in zip(walk(layer), walk(copy), strict=True):
-                copy_own_state(old, made)
+    def _row(self, name, layer):
+        into = self._into.get(name)
+        return Row(name, type(layer).__name__, into, "" if into else self._reasons[name])
+
+    def _row_inside(self, path, layer, where):
+        return Row(path, type(layer).__name__, None, where)
+
+    def _copy_layer(self, name, layer, copy):
+        linear = self._linear.get(name)
+        if linear is None:
+            return super()._copy_layer(name, layer, copy)
+        copy.trainable = layer.trainable
+        copy.set_weights(linear.weights())
+        return []
 
 
 def _may_train(call):

@@ -4,7 +4,7 @@ Keras 2 and 3 write calls differently, but both name a tensor by a list `[layer,
 Keras 2 as it is, Keras 3 inside of a description of the tensor.
 """
 
-from keras_norms.keras_api import keras
+from keras_norms.keras_api import IS_KERAS_3, keras
 
 OUTPUT = None  # Stands among consumers for an output of the model.
 
@@ -51,6 +51,14 @@ class _Graph:
     def _entry(self, name):
         return next(layer for layer in self.config["layers"] if _name(layer) == name)
 
+    def _insert(self, layer, behind):
+        """Puts a layer into the config and returns its entry."""
+        entry = {**keras.layers.serialize(layer), "name": layer.name}
+        entry.pop("build_config", None)
+        place = self.config["layers"].index(self._entry(behind))
+        self.config["layers"].insert(place + 1, entry)
+        return entry
+
 
 class SequentialGraph(_Graph):
     """See `FunctionalGraph`. Each layer is called once, on what the one before returns."""
@@ -67,8 +75,16 @@ class SequentialGraph(_Graph):
         after = self.names[self.names.index(name) + 1 :]
         return after[:1] or [OUTPUT]
 
+    def takes(self, name, argument):
+        del name, argument
+        return False
+
     def remove(self, name):
         self.config["layers"].remove(self._entry(name))
+
+    def put_behind(self, name, layer, argument=None):
+        del argument
+        self._insert(layer, name)
 
 
 class FunctionalGraph(_Graph):
@@ -97,6 +113,47 @@ class FunctionalGraph(_Graph):
     def remove(self, name):
         """Takes a layer away that is called once, on one tensor; its users get that tensor."""
         (given,) = self._tensors(self._unmasked(name))
+        self._replace(name, given)
+
+    def takes(self, name, argument):
+        """Whether a call of a layer is given a tensor as this argument."""
+        calls = map(_arguments, self._entry(name)["inbound_nodes"])
+        return any(_is_tensor(arguments.get(argument)) for arguments in calls)
+
+    def absorb(self, name, into, argument):
+        """Takes a layer away that is called once, on the output of `into` and on another tensor.
+
+        Its users get the output of `into`, which gets the other tensor as an argument.
+        """
+        given = list(_descriptions(self._unmasked(name)))
+        (own,) = (tensor for tensor in given if _history(tensor)[0] == into)
+        (other,) = (tensor for tensor in given if tensor is not own)
+        (call,) = self._entry(into)["inbound_nodes"]
+        _arguments(call)[argument] = copied(other) if IS_KERAS_3 else other[:3]
+        self._replace(name, _history(own))
+
+    def put_behind(self, name, layer, argument=None):
+        """Puts a layer behind all calls of another, whose users get the new one's outputs.
+
+        Args:
+            name: of the layer that is there.
+            layer: the new one. Its outputs have the shape and dtype of its inputs.
+            argument: of the calls of the old layer. The new one is called on a list, of the output
+                of the old one and the tensor of this argument, which the old one is given no more.
+        """
+        calls = self._entry(name)["inbound_nodes"]
+        places = [entry["inbound_nodes"] for entry in self.config["layers"]]
+        for tensor in self._tensors([places, self.config["output_layers"]], {name}):
+            tensor[0] = layer.name
+        nodes = self._insert(layer, name)["inbound_nodes"] = []
+        for index, call in enumerate(calls):
+            inputs = [_output(call, [name, index, 0], layer.compute_dtype)]
+            if argument:
+                inputs.append(_arguments(call).pop(argument))
+            nodes.append(_call_of(inputs))
+
+    def _replace(self, name, given):
+        """Takes a layer away. Its users get a tensor that is there."""
         self.config["layers"].remove(self._entry(name))
         places = [layer["inbound_nodes"] for layer in self.config["layers"]]
         for tensor in self._tensors([places, self.config["output_layers"]], {name}):
@@ -126,6 +183,50 @@ def _without_masks(part):
     if isinstance(part, dict):
         return {key: _without_masks(value) for key, value in part.items() if key != "mask"}
     return list(map(_without_masks, part)) if isinstance(part, (list, tuple)) else part
+
+
+def _is_tensor(value):
+    if not IS_KERAS_3:
+        return isinstance(value, (list, tuple)) and len(value) >= 3 and isinstance(value[0], str)
+    return isinstance(value, dict) and value.get("class_name") == "__keras_tensor__"
+
+
+def _descriptions(part):
+    """What stands for tensors in a part of the config, arguments of Keras 2 left out."""
+    if _is_tensor(part):
+        yield part
+    elif isinstance(part, (dict, list, tuple)):
+        for value in part.values() if isinstance(part, dict) else part:
+            yield from _descriptions(value)
+
+
+def _history(description):
+    """The list that names a tensor."""
+    return description["config"]["keras_history"] if IS_KERAS_3 else description
+
+
+def _arguments(call):
+    """The named arguments of a call, which may be changed."""
+    if IS_KERAS_3:
+        return call["kwargs"]
+    first = next(_descriptions(call), None)
+    return {} if first is None or len(first) < 4 else first[3]
+
+
+def _call_of(inputs):
+    """A call on one tensor, or on a list of them."""
+    if IS_KERAS_3:
+        return {"args": inputs if len(inputs) == 1 else [inputs], "kwargs": {}}
+    return [[*tensor[:3], {}] for tensor in inputs]
+
+
+def _output(call, history, dtype):
+    """The output of a call, of the shape of its input."""
+    if not IS_KERAS_3:
+        return history
+    output = copied(next(_descriptions(call)))
+    output["config"] |= {"dtype": dtype, "keras_history": history}
+    return output
 
 
 def _names_a_tensor(part, names):
