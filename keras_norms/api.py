@@ -11,6 +11,7 @@ from keras_norms.layers.range_batch_normalization import RangeBatchNormalization
 from keras_norms.layers.regularized_batch_normalization import RegularizedBatchNormalization
 from keras_norms.layers.sync_batch_normalization import SyncBatchNormalization
 from keras_norms.models.folding import fold_batch_norm
+from keras_norms.models.fusing import fuse_activations, unfuse_activations
 from keras_norms.models.initialization import initialize_statistics
 from keras_norms.models.light_norm_cost import light_norm_cost
 from keras_norms.models.model_conversion import convert_batch_norm
@@ -43,6 +44,7 @@ __all__ = [
     "exporting",
     "freeze_batch_norm",
     "fold_batch_norm",
+    "fuse_activations",
     "implementation",
     "initialize_statistics",
     "light_norm_cost",
@@ -53,4 +55,5 @@ __all__ = [
     "schedules",
     "set_implementation",
     "unfreeze_batch_norm",
+    "unfuse_activations",
 ]

@@ -2,6 +2,8 @@
 
 import importlib
 
+import tensorflow as tf
+
 from keras_norms.keras_api import IS_KERAS_3, keras
 
 _PACKAGE = f"{keras.layers.Layer.__module__.partition('.')[0]}.src"
@@ -14,6 +16,14 @@ _functional = importlib.import_module(
 def forget_losses(model):
     """Empties `model.losses`, as each call of the model does first. Keras has no public way."""
     model._clear_losses()
+
+
+def symbolic_calls(layer):
+    """What a layer is called on in all models that it is in: a flat list of tensors for each call.
+
+    In Keras 3 `layer.input` is that of the first call, however many there are.
+    """
+    return [tf.nest.flatten(node.input_tensors) for node in layer._inbound_nodes]
 
 
 def is_graph(layer):

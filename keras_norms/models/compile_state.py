@@ -19,7 +19,7 @@ def copy_compile_state(model, copy, variables):
     """
     if getattr(model, "optimizer", None) is None:
         return []
-    config = model.get_compile_config()
+    config = _with_names_of(copy, model, model.get_compile_config())
     try:
         _compile(copy, config, model.optimizer)
         reason = "Keras cannot read how the model was compiled"
@@ -30,6 +30,23 @@ def copy_compile_state(model, copy, variables):
         return [f"the copy of {called(model)} is not compiled: {reason}"]
     _copy_optimizer(model.optimizer, copy.optimizer, variables, copy.trainable_variables)
     return []
+
+
+def _with_names_of(copy, model, config):
+    """A compile config in which dicts have the names of the copy's outputs.
+
+    Where outputs are a dict themselves, its keys are their names.
+    """
+    if config is None or isinstance(getattr(model, "output", None), dict):
+        return config
+    pairs = zip(*(getattr(each, "output_names", None) or () for each in (model, copy)), strict=True)
+    names = {old: new for old, new in pairs if old != new}
+
+    def renamed(value):
+        is_named = isinstance(value, dict) and not names.keys().isdisjoint(value)
+        return {names.get(key, key): v for key, v in value.items()} if is_named else value
+
+    return {key: renamed(value) for key, value in config.items()}
 
 
 def _compile(copy, config, optimizer):

@@ -138,8 +138,8 @@ class FunctionalGraph(_Graph):
         Args:
             name: of the layer that is there.
             layer: the new one. Its outputs have the shape and dtype of its inputs.
-            argument: of the calls of the old layer. The new one is called on a list, of the output
-                of the old one and the tensor of this argument, which the old one is given no more.
+            argument: of the calls of the old layer. The new one is called on a list, of the tensor of
+                this argument, which the old one is given no more, and of the old one's output.
         """
         calls = self._entry(name)["inbound_nodes"]
         places = [entry["inbound_nodes"] for entry in self.config["layers"]]
@@ -149,7 +149,7 @@ class FunctionalGraph(_Graph):
         for index, call in enumerate(calls):
             inputs = [_output(call, [name, index, 0], layer.compute_dtype)]
             if argument:
-                inputs.append(_arguments(call).pop(argument))
+                inputs.insert(0, _arguments(call).pop(argument))
             nodes.append(_call_of(inputs))
 
     def _replace(self, name, given):

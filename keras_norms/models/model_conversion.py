@@ -1,11 +1,8 @@
 """A whole model with its batch normalization layers as layers of another class."""
 
 import collections
-import contextlib
 import warnings
 from typing import Any, NamedTuple
-
-import tensorflow as tf
 
 from keras_norms.arguments import require
 from keras_norms.keras_api import IS_KERAS_3, keras
@@ -14,7 +11,6 @@ from keras_norms.keras_models import (
     is_layer_model,
     rename,
     replace_attribute,
-    trusting_configs,
 )
 from keras_norms.layers.sync_batch_normalization import SyncBatchNormalization
 from keras_norms.models.compile_state import copy_compile_state
@@ -35,6 +31,7 @@ from keras_norms.models.model_tree import (
     replaced,
     walk,
 )
+from keras_norms.models.rebuilding import configs_of, scope_of
 from keras_norms.models.reports import ModelReport, Row
 from keras_norms.printable import called, printable
 
@@ -96,7 +93,7 @@ def convert_batch_norm(model, to=SyncBatchNormalization, **arguments):
     rule = "the model must have a batch normalization layer"
     has_one = any(is_convertible(layer) for _, layer in found)
     require(has_one, OWNER, rule, model=f"{called(model)} without")
-    with _scope_of(model), _configs_of(layer for _, layer in found):
+    with scope_of(model), configs_of(layer for _, layer in found):
         conversion = _Conversion(to, arguments)
         for _, layer in found:
             if is_convertible(layer):
@@ -258,21 +255,3 @@ def _name_of(entry):
 
 def _first_line(error):
     return printable((str(error).strip().splitlines() or [type(error).__name__])[0])
-
-
-def _scope_of(model):
-    """The strategy under which the copy's variables are created: that of the model."""
-    if tf.distribute.has_strategy():
-        return contextlib.nullcontext()
-    strategy = getattr(model, "distribute_strategy", None)
-    return strategy.scope() if strategy is not None else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def _configs_of(layers):
-    """Where configs are read with the classes at hand, which need not be registered."""
-    modules = "keras", "tf_keras", "keras_norms"
-    classes = {type(layer) for layer in layers}
-    own = {kind.__name__: kind for kind in classes if kind.__module__.split(".")[0] not in modules}
-    with keras.utils.custom_object_scope(own), trusting_configs():
-        yield
