@@ -152,6 +152,12 @@ def _fold(add):
     _json(add)
 
 
+def _fuse(add):
+    _files(add)
+    add("--undo", action="store_true", help="make activations layers of their own again")
+    _json(add)
+
+
 def _recompute(add):
     _files(add)
     add("--data", metavar="NPZ", required=True, help="inputs: one array, or one for each input")
@@ -186,6 +192,7 @@ COMMANDS = {
     "inspect": ("compare data with a model's reference", _inspect),
     "convert": ("write a copy of a model with other batch normalization layers", _convert),
     "fold": ("write a copy of a model for inference, without normalization where it can", _fold),
+    "fuse": ("write a copy of a model whose normalizations compute their activations", _fuse),
     "recompute": ("write a copy of a model with statistics taken anew from data", _recompute),
     "advise": ("measure which layer a model wants on several replicas", _advise),
     "bench": ("time the layers of this package against stock Keras, here", _bench),
@@ -202,6 +209,11 @@ EPILOGS = {
 {_RETURNS}""",
     "fold": f"""example:
   keras-norms fold model.keras serving.keras
+
+{_RETURNS}""",
+    "fuse": f"""examples:
+  keras-norms fuse model.keras fused.keras
+  keras-norms fuse fused.keras plain.keras --undo
 
 {_RETURNS}""",
     "recompute": f"""example:

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_norms.arguments import require
 from keras_norms.keras_api import (
+    IS_KERAS_3,
     LayerWithLosses,
     LayerWithUntrainedWeights,
     add_parameter,
@@ -17,6 +18,7 @@ from keras_norms.keras_api import (
 from keras_norms.layers import keras_2
 from keras_norms.layers.activations import activation_of, rectifier_of, serialized
 from keras_norms.layers.inputs import (
+    check_residual,
     described,
     mask_of,
     real_tensor,
@@ -232,14 +234,22 @@ class ChannelNormalization(LayerWithUntrainedWeights, LayerWithLosses):
         is_done = self._fuses and rectifier_of(self.activation) is not None
         return y if is_done or self.activation is None else self.activation(y)
 
-    def _viewed_residual(self, residual, inputs):
-        """The residual with one channel axis and in the compute dtype, or None."""
+    @property
+    def takes_residual(self):
+        """Whether calls have a `residual`; None before the first."""
+        return self._takes_residual
+
+    def _check_takes(self, residual):
         takes = residual is not None
         if self._takes_residual is None:
             self._takes_residual = takes
         first = "with" if self._takes_residual else "without"
         rule = f"a layer that was first called {first} `residual` is always called so"
         require(takes == self._takes_residual, self._owner, rule, residual=described(residual))
+
+    def _viewed_residual(self, residual, inputs):
+        """The residual with one channel axis and in the compute dtype, or None."""
+        self._check_takes(residual)
         if residual is None:
             return None
         residual = tf.cast(residual_tensor(residual, inputs, self._owner), self.compute_dtype)
@@ -262,6 +272,14 @@ class ChannelNormalization(LayerWithUntrainedWeights, LayerWithLosses):
     def compute_output_shape(self, input_shape):
         canonical_axes(self.axis, len(input_shape), self._owner)
         return input_shape
+
+    if IS_KERAS_3:  # Which has a model's graph made by this, where Keras 2 traces the call.
+
+        def compute_output_spec(self, inputs, training=None, mask=None, residual=None):
+            self._check_takes(residual)
+            if residual is not None:
+                check_residual(residual, inputs, self._owner)
+            return super().compute_output_spec(inputs)
 
     def get_config(self):
         config = super().get_config()

@@ -34,16 +34,21 @@ def residual_tensor(residual, inputs, owner):
     Raises:
         ValueError: if it has another.
     """
-    inputs = tf.convert_to_tensor(inputs)
     residual = real_tensor(residual, "residual", owner)
-    fits = residual.shape.is_compatible_with(inputs.shape) and residual.dtype == inputs.dtype
-    if not fits:
+    check_residual(residual, tf.convert_to_tensor(inputs), owner)
+    return residual
+
+
+def check_residual(residual, inputs, owner):
+    """Raises if a residual has another shape or dtype than the inputs. Both may be symbolic."""
+    one, other = tf.TensorShape(residual.shape), tf.TensorShape(inputs.shape)
+    dtypes = [tf.as_dtype(each.dtype) for each in (residual, inputs)]
+    if not one.is_compatible_with(other) or dtypes[0] != dtypes[1]:
         raise ValueError(
             f"{owner}: `residual` must have the shape and dtype of `inputs`. Received: "
-            f"residual of shape {residual.shape} and dtype {residual.dtype.name}, inputs of shape "
-            f"{inputs.shape} and dtype {inputs.dtype.name}."
+            f"residual of shape {one} and dtype {dtypes[0].name}, inputs of shape {other} and "
+            f"dtype {dtypes[1].name}."
         )
-    return residual
 
 
 def described(tensor):

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_norms.arguments import is_number
+from keras_norms.arguments import is_number, require
 from keras_norms.keras_api import keras
 from keras_norms.layers.batch_renormalization import BatchRenormalization
 from keras_norms.models.statistics_layers import momentum_now
-from keras_norms.printable import printable
+from keras_norms.printable import called, printable
 from keras_norms.schedules import momentum_at, moves_after, value_at
 
 # Options that stock layers do not have, and their values where they change nothing.
@@ -23,6 +23,7 @@ _OURS: dict[str, Any] = {
     "accumulate_steps": 1,
     "clipping_metrics": False,
     "frozen": [],
+    "activation": None,
 }
 
 
@@ -92,7 +93,7 @@ def renorm_to_stock(layer):
         The stock layer, built and with the weights if `layer` is.
 
     Raises:
-        ValueError: if `layer` is not a `BatchRenormalization`.
+        ValueError: if `layer` is not a `BatchRenormalization`, or has an activation or a residual.
         TypeError: where the installed Keras has no `renorm` (3.0 to 3.13).
     """
     if not isinstance(layer, BatchRenormalization):
@@ -100,6 +101,7 @@ def renorm_to_stock(layer):
             "renorm_to_stock: `layer` must be a BatchRenormalization. "
             f"Received: {_described(layer)}."
         )
+    check_has_counterpart(layer, "renorm_to_stock")
     config = layer.get_config()
     lost = [name for name, neutral in _OURS.items() if config.pop(name) != neutral]
     step = tf.convert_to_tensor(layer.step) if layer.built else tf.constant(0, tf.int64)
@@ -140,6 +142,16 @@ def renorm_to_stock(layer):
     stock.renorm_mean.assign(_value(layer, "moving_mean"))
     stock.renorm_stddev.assign(_value(layer, "moving_stddev"))
     return stock
+
+
+def check_has_counterpart(layer, owner):
+    """Raises for a layer of ours with an activation or a residual, which stock layers lack."""
+    rule = (
+        "stock layers have no activation and no residual: make them layers of their own with "
+        "unfuse_activations first"
+    )
+    is_plain = layer.activation is None and not layer.takes_residual
+    require(is_plain, owner, rule, layer=called(layer))
 
 
 def input_shape_of(layer):

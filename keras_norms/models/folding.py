@@ -2,13 +2,8 @@
 
 from typing import Any, NamedTuple
 
-import tensorflow as tf
-
-from keras_norms.keras_models import forget_losses
 from keras_norms.models.folding_plan import FoldingPlan
-from keras_norms.models.graph_plan import config_of_graph, model_of_config
-from keras_norms.models.input_shapes import symbolic_inputs
-from keras_norms.models.observed import is_symbolic, observed
+from keras_norms.models.graph_plan import config_of_graph, model_of_config, traced_calls
 from keras_norms.models.reports import ModelReport
 
 CALLER = "fold_batch_norm"
@@ -70,28 +65,8 @@ def fold_batch_norm(model):
     """
     config = config_of_graph(model, CALLER)
     plan = FoldingPlan(model, config, CALLER)
-    plan.fold(_calls(model, [norm for part in plan.plans for norm in part.norms.values()]))
+    plan.fold(traced_calls(model, [norm for part in plan.plans for norm in part.norms.values()]))
     rows = list(plan.rows())
     new = model_of_config(model, config, CALLER)
     plan.copy_to(new)
     return Folded(new, ModelReport(rows))
-
-
-def _calls(model, layers):
-    """The calls of these layers, by layer: the model is traced, not run."""
-
-    @tf.function(autograph=False)
-    def run(batch):
-        model(batch)  # With `training=False` Keras 3 would overrule calls with `training=True`.
-        forget_losses(model)  # Tensors of this graph, of no use outside.
-
-    def spec(tensor):
-        return getattr(tensor, "type_spec", None) or tf.TensorSpec(tensor.shape, tensor.dtype)
-
-    with observed(layers) as calls:
-        run.get_concrete_function(tf.nest.map_structure(spec, symbolic_inputs(model)))
-    found: dict = {}
-    for call in calls:
-        if not is_symbolic(call.graph):
-            found.setdefault(call.layer, []).append(call)
-    return found

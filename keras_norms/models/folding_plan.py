@@ -9,7 +9,8 @@ from keras_norms.models.graph_config import OUTPUT
 from keras_norms.models.graph_plan import GraphPlan
 from keras_norms.models.inference_affine import inference_affine, is_normalization, why_no_affine
 from keras_norms.models.linear_layers import KINDS, LinearLayer
-from keras_norms.models.reports import Row
+from keras_norms.models.reports import Row, listed
+from keras_norms.models.unfusing_plan import is_fused, put_apart
 from keras_norms.ops.layout import canonical_axes
 from keras_norms.printable import called
 
@@ -21,6 +22,7 @@ class FoldingPlan(GraphPlan):
         super().__init__(model, config, owner)
         self._linear: dict[str, LinearLayer] = {}  # Those that something is folded into.
         self._into: dict[str, str] = {}
+        self._behind: dict[str, list[str]] = {}  # What activations and residuals have become.
         self._reasons: dict[str, str] = {}
 
     @property
@@ -46,7 +48,8 @@ class FoldingPlan(GraphPlan):
     def _fold_one(self, name, norm, calls):
         reasons = [self._obstacle(name, norm, calls)]
         if reasons == [None]:
-            (producer,), consumers = self.graph.inputs(name), self.graph.consumers(name)
+            producer, *_ = self.graph.inputs(name)
+            consumers = self.graph.consumers(name)
             consumer = next(filter(self._is_linear, consumers), None)
             sides = [(producer, True), (consumer, False)]
             reasons = []
@@ -72,7 +75,7 @@ class FoldingPlan(GraphPlan):
             return reason
         if self.graph.calls(name) > 1:
             return "it is shared"
-        if len(self.graph.inputs(name)) != 1:
+        if len(self.graph.inputs(name)) != 1 + self.graph.takes(name, "residual"):
             return "it is given more than one tensor"
         if norm.trainable and any(map(_may_train, calls)):
             return "it is in training mode"
@@ -100,6 +103,9 @@ class FoldingPlan(GraphPlan):
             return f"its dtype is not that of '{neighbour}'"
         if not linear.is_plain:
             return f"'{neighbour}' has more weights than kernels and a bias"
+        is_apart = is_fused(self.graph, name, norm)
+        if is_apart and not is_after:
+            return "its activation or residual is between"
         if is_after and linear.activation:
             return f"the activation of '{neighbour}', {linear.activation}, is between"
         scale, offset = self._affine(norm)
@@ -111,6 +117,7 @@ class FoldingPlan(GraphPlan):
         rule = f"weights with {called(norm)} folded into them must be finite"
         require(linear.is_finite, self._owner, rule, layer=called(layer))
         self._linear[neighbour] = linear
+        self._behind[name] = put_apart(self.graph, name, norm)
         self.graph.remove(name)
         return None
 
@@ -126,8 +133,9 @@ class FoldingPlan(GraphPlan):
         return is_normalization(layer)
 
     def _row(self, name, layer):
-        into = self._into.get(name)
-        return Row(name, type(layer).__name__, into, "" if into else self._reasons[name])
+        into, behind = self._into.get(name), self._behind.get(name)
+        note = f"followed by {listed(behind)}" if behind else self._reasons.get(name, "")
+        return Row(name, type(layer).__name__, into, note)
 
     def _row_inside(self, path, layer, where):
         return Row(path, type(layer).__name__, None, where)

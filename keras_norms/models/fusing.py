@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 from keras_norms.keras_api import nested_layers
 from keras_norms.models.compile_state import copy_compile_state
 from keras_norms.models.fusing_plan import FusingPlan
-from keras_norms.models.graph_plan import config_of_graph, model_of_config
+from keras_norms.models.graph_plan import config_of_graph, model_of_config, traced_calls
 from keras_norms.models.rebuilding import configs_of, scope_of
 from keras_norms.models.reports import ModelReport
 from keras_norms.models.unfusing_plan import UnfusingPlan
+
+FUSE, UNFUSE = "fuse_activations", "unfuse_activations"
 
 
 class Fused(NamedTuple):
@@ -64,7 +66,9 @@ def fuse_activations(model):
     norm: BatchNormalization -> activation(y) (in place of 'relu')
     last: BatchNormalization as it was (it is an output itself)
     """
-    return _rewritten(model, FusingPlan, "fuse_activations")
+    plan = FusingPlan(model, config_of_graph(model, FUSE), FUSE)
+    plan.rewrite(traced_calls(model, plan.sums))
+    return _built(plan, FUSE)
 
 
 def unfuse_activations(model):
@@ -95,17 +99,15 @@ def unfuse_activations(model):
     >>> print(report)
     norm: BatchNormalization -> BatchNormalization (followed by 'norm_activation')
     """
-    return _rewritten(model, UnfusingPlan, "unfuse_activations")
+    plan = UnfusingPlan(model, config_of_graph(model, UNFUSE), UNFUSE)
+    plan.rewrite()
+    return _built(plan, UNFUSE)
 
 
-def _rewritten(model, plan_class, owner):
-    config = config_of_graph(model, owner)
-    plan = plan_class(model, config, owner)
-    for part in plan.plans:
-        part.rewrite()
-    report = ModelReport(plan.rows())
+def _built(plan, owner):
+    model, report = plan.model, ModelReport(plan.rows())
     with scope_of(model), configs_of(nested_layers(model)):
-        new = model_of_config(model, config, owner)
+        new = model_of_config(model, plan.graph.config, owner)
         lost = copy_compile_state(model, new, plan.copy_to(new))
     for text in lost:
         warnings.warn(f"{owner}: {text}", stacklevel=3)

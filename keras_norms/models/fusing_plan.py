@@ -5,14 +5,13 @@ from typing import NamedTuple
 from keras_norms.keras_api import keras
 from keras_norms.keras_models import symbolic_calls
 from keras_norms.layers.activations import rectifier_of, serialized
-from keras_norms.layers.channels import ChannelNormalization
 from keras_norms.layers.inputs import mask_of
 from keras_norms.models.graph_config import OUTPUT
 from keras_norms.models.graph_plan import GraphPlan
 from keras_norms.models.inference_affine import is_normalization
 from keras_norms.models.layer_conversion import OURS
 from keras_norms.models.model_tree import copy_own_state
-from keras_norms.models.reports import Row
+from keras_norms.models.reports import Row, listed
 
 RECTIFYING = keras.layers.ReLU, keras.layers.LeakyReLU
 _STOCK = keras.layers.BatchNormalization
@@ -37,11 +36,21 @@ class FusingPlan(GraphPlan):
         self._fusions: dict[str, Fusion] = {}
         self._reasons: dict[str, str] = {}
 
-    def rewrite(self):
-        """Edits the config, which is that of the model."""
+    @property
+    def sums(self):
+        """The layers whose calls `rewrite` wants to know, those of the plans inside included."""
+        found = (layer for plan in self.plans for layer in plan.layers.values())
+        return [layer for layer in found if type(layer) is keras.layers.Add]
+
+    def rewrite(self, calls):
+        """Edits the config. `calls` are those of each sum, by layer."""
+        for plan in self.plans:
+            plan._rewrite_own(calls)
+
+    def _rewrite_own(self, calls):
         for name in filter(self._is_own_norm, self.layers):
             try:
-                self._fusions[name] = self._fusion(name)
+                self._fusions[name] = self._fusion(name, calls)
             except Obstacle as obstacle:
                 self._reasons[name] = str(obstacle)
         for name, other in list(self._pairs()):
@@ -53,7 +62,7 @@ class FusingPlan(GraphPlan):
     def _is_own_norm(self, name):
         return is_normalization(self.layers[name])
 
-    def _fusion(self, name):
+    def _fusion(self, name, calls):
         """What a normalization can take over. Raises an `Obstacle` if there is nothing."""
         norm = self.layers[name]
         _check(norm)
@@ -63,7 +72,7 @@ class FusingPlan(GraphPlan):
             add, activation = activation, self._only_user(activation, f"'{activation}'")
         self._check_activation(activation, add, norm)
         if add:
-            self._check_add(add, name)
+            self._check_add(add, name, calls.get(self.layers[add], ()))
         return Fusion(activation, add)
 
     def _only_user(self, name, what):
@@ -77,33 +86,38 @@ class FusingPlan(GraphPlan):
         is_one = type(layer) in (*RECTIFYING, keras.layers.Activation)
         _need(is_one, f"no activation is {where}, but '{name}'")
         activation = _activation_of(layer)
-        which = getattr(activation, "__name__", "this one")
-        is_known = rectifier_of(activation) is not None
-        _need(is_known, f"'{name}' is no ReLU, ReLU6 or leaky ReLU, but {which}")
+        which = getattr(activation, "__name__", f"a {type(layer).__name__} of these options")
+        is_computed = rectifier_of(activation) is not None
+        _need(is_computed, f"kernels do not compute '{name}', {which}")
         self._check_taken(name, norm)
 
     def _check_taken(self, name, norm):
         """A layer that is to go must be called here only, and do no more than it seems."""
         layer = self.layers[name]
         _need(self.graph.calls(name) == 1, f"'{name}' is shared")
-        _need(layer.compute_dtype == norm.compute_dtype, f"the dtype of '{name}' is not its own")
+        _need(layer.compute_dtype == norm.compute_dtype, f"'{name}' has another dtype")
         _need(layer.activity_regularizer is None, f"'{name}' has an activity regularizer")
 
-    def _check_add(self, add, name):
+    def _check_add(self, add, name, calls):
         norm = self.layers[name]
         _need(not self.graph.takes(name, "residual"), "it has a residual already")
         self._check_taken(add, norm)
         names = self.graph.inputs(add)
         _need(len(names) == 2, f"'{add}' adds {len(names)} tensors")
-        calls = [symbolic_calls(each) for each in (self.layers[add], norm)]
-        _need(all(len(each) == 1 for each in calls), "another model calls it, too")
-        (summed,), (given,) = calls
-        own, other = summed if names[0] == name else reversed(summed)
-        _need(tuple(own.shape) == tuple(other.shape), f"'{add}' broadcasts")
-        is_same = other.dtype == given[0].dtype
-        _need(is_same, f"what '{add}' adds has not the dtype of its input")
-        is_kept = mask_of(other) is None or mask_of(other) is mask_of(own)
-        _need(is_kept, f"the mask of what '{add}' adds would be lost")
+        symbolic = [symbolic_calls(each) for each in (self.layers[add], norm)]
+        _need(all(len(each) == 1 for each in symbolic), "another model calls it, too")
+        (summed,), (given,) = symbolic
+        shapes = {tuple(tensor.shape) for tensor in summed}
+        _need(len(shapes) == 1, f"'{add}' adds tensors of two shapes")
+        own = names.index(name)
+        is_same = summed[1 - own].dtype == given[0].dtype
+        _need(is_same, f"what '{add}' adds has another dtype than its input")
+        # Keras 3 computes a mask anew in each call, Keras 2 makes other symbols of one mask.
+        sums = [summed] if mask_of(summed[own]) is mask_of(summed[1 - own]) is not None else []
+        sums = sums or [call.inputs for call in calls]
+        masks = [list(map(mask_of, inputs)) for inputs in sums]
+        is_kept = all(mask[1 - own] is None or mask[1 - own] is mask[own] for mask in masks)
+        _need(is_kept, f"what '{add}' adds has a mask of its own")
 
     def _pairs(self):
         """`(name, other)` of normalizations that one `Add` adds; the main path ends in `other`."""
@@ -143,7 +157,7 @@ class FusingPlan(GraphPlan):
         if fusion is None:
             return Row(name, type(layer).__name__, None, self._reasons[name])
         became = "activation(y + residual)" if fusion.add else "activation(y)"
-        gone = " and ".join(f"'{each}'" for each in reversed(fusion) if each)
+        gone = listed(filter(None, reversed(fusion)))
         return Row(name, type(layer).__name__, became, f"in place of {gone}")
 
     def _row_inside(self, path, layer, where):

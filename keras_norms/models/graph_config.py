@@ -138,8 +138,8 @@ class FunctionalGraph(_Graph):
         Args:
             name: of the layer that is there.
             layer: the new one. Its outputs have the shape and dtype of its inputs.
-            argument: of the calls of the old layer. The new one is called on a list, of the tensor of
-                this argument, which the old one is given no more, and of the old one's output.
+            argument: of the calls of the old layer, which is given it no more. The new one is
+                called on a list, of the tensor of this argument and the output of the old one.
         """
         calls = self._entry(name)["inbound_nodes"]
         places = [entry["inbound_nodes"] for entry in self.config["layers"]]

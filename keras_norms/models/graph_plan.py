@@ -2,12 +2,15 @@
 
 from textwrap import shorten
 
+import tensorflow as tf
+
 from keras_norms.arguments import require
 from keras_norms.keras_api import keras, nested_layers
-from keras_norms.keras_models import trusting_configs
+from keras_norms.keras_models import forget_losses, trusting_configs
 from keras_norms.models.graph_config import copied, graph_of
 from keras_norms.models.input_shapes import symbolic_inputs
 from keras_norms.models.model_tree import copy_own_state, walk
+from keras_norms.models.observed import is_symbolic, observed
 from keras_norms.printable import called, printable
 
 
@@ -121,3 +124,25 @@ def model_of_config(model, config, owner):
             f"{owner}: Keras must be able to build the model from its config. "
             f"Received: {called(model)}, of which it says: {printable(shorten(line, 300))}"
         ) from error
+
+
+def traced_calls(model, layers):
+    """The calls of these layers, by layer: the model is traced, not run."""
+
+    @tf.function(autograph=False)
+    def run(batch):
+        model(batch)  # With `training=False` Keras 3 would overrule calls with `training=True`.
+        forget_losses(model)  # Tensors of this graph, of no use outside.
+
+    def spec(tensor):
+        return getattr(tensor, "type_spec", None) or tf.TensorSpec(tensor.shape, tensor.dtype)
+
+    if not layers:
+        return {}
+    with observed(layers) as calls:
+        run.get_concrete_function(tf.nest.map_structure(spec, symbolic_inputs(model)))
+    found: dict = {}
+    for call in calls:
+        if not is_symbolic(call.graph):
+            found.setdefault(call.layer, []).append(call)
+    return found

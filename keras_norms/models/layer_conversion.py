@@ -19,7 +19,12 @@ from keras_norms.layers.range_batch_normalization import RangeBatchNormalization
 from keras_norms.layers.regularized_batch_normalization import RegularizedBatchNormalization
 from keras_norms.layers.stock_config import stock_config
 from keras_norms.layers.sync_batch_normalization import SyncBatchNormalization
-from keras_norms.models.conversion import input_shape_of, renorm_from_stock, renorm_to_stock
+from keras_norms.models.conversion import (
+    check_has_counterpart,
+    input_shape_of,
+    renorm_from_stock,
+    renorm_to_stock,
+)
 from keras_norms.models.statistics_layers import kept_by, momentum_now
 from keras_norms.schedules import momentum_at
 from keras_norms.statistics.accumulation import window_weights
@@ -67,6 +72,8 @@ def converted_layer(layer, to, arguments):
     Returns:
         The layer, and a note on what is not as before, or "".
     """
+    if to is STOCK and isinstance(layer, OURS):
+        check_has_counterpart(layer, OWNER)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         new, lost = _converted(layer, to, arguments)

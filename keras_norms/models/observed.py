@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_norms.keras_api import state_kept
 from keras_norms.keras_models import forget_losses
+from keras_norms.layers.inputs import mask_of
 from keras_norms.ops.layout import ChannelView, canonical_axes
 from keras_norms.ops.weights import row_weights
 from keras_norms.printable import printable
@@ -155,6 +156,7 @@ def observed(layers, before=None):
             given = signature.bind(*args, **kwargs).arguments
             inputs = args[0] if args else next(iter(given.values()))  # Whatever they are called.
             mask = kwargs.get("mask", given.get("mask"))
+            mask = mask_of(inputs) if mask is None else mask
             training = kwargs.get("training", given.get("training"))
             made = Call(layer, inputs, mask, tf.compat.v1.get_default_graph(), training)
             found = before(made) if before and not is_symbolic(made.graph) else None

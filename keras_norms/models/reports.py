@@ -11,8 +11,8 @@ class Row(NamedTuple):
     Attributes:
         path: names of the models, attributes and items that lead to the layer.
         layer: its class.
-        became: the class that it became, or the layer that it became a part of; None if it is as it
-            was.
+        became: the class that it became, the layer that it became a part of, or what it computes;
+            None if it is as it was.
         note: what could not be kept, or why it is as it was; "" if there is nothing to say.
     """
 
@@ -41,3 +41,8 @@ class ModelReport(tuple):
 
     def __str__(self):
         return "\n".join(map(str, self))
+
+
+def listed(names):
+    """Names of layers in a note."""
+    return " and ".join(f"'{name}'" for name in names)

@@ -6,7 +6,7 @@ from keras_norms.models.fusing_plan import RECTIFYING
 from keras_norms.models.graph_plan import GraphPlan
 from keras_norms.models.layer_conversion import OURS
 from keras_norms.models.model_tree import copy_own_state
-from keras_norms.models.reports import Row
+from keras_norms.models.reports import Row, listed
 
 
 class UnfusingPlan(GraphPlan):
@@ -17,7 +17,11 @@ class UnfusingPlan(GraphPlan):
         self._new: dict[str, list[str]] = {}
 
     def rewrite(self):
-        """Edits the config, which is that of the model."""
+        """Edits the config."""
+        for plan in self.plans:
+            plan._rewrite_own()
+
+    def _rewrite_own(self):
         for name, layer in self.layers.items():
             if type(layer) in OURS and self._is_concerned(name, layer):
                 self._new[name] = put_apart(self.graph, name, layer)
@@ -29,7 +33,7 @@ class UnfusingPlan(GraphPlan):
         kind = type(layer).__name__
         if name not in self._new:
             return Row(name, kind, None, f"its class, {kind}, may compute something else")
-        return Row(name, kind, kind, f"followed by {' and '.join(map(repr, self._new[name]))}")
+        return Row(name, kind, kind, f"followed by {listed(self._new[name])}")
 
     def _row_inside(self, path, layer, where):
         return Row(path, type(layer).__name__, None, where)
