@@ -231,8 +231,11 @@ class ChannelNormalization(LayerWithUntrainedWeights, LayerWithLosses):
         """What is left to do to the `y` of a call."""
         if not self._fuses and residual is not None:
             y = sum_of(y, tf.cast(residual, y.dtype))
-        is_done = self._fuses and rectifier_of(self.activation) is not None
-        return y if is_done or self.activation is None else self.activation(y)
+        rectifier = rectifier_of(self.activation)
+        if self.activation is None or (self._fuses and rectifier is not None):
+            return y
+        # An activation that is a layer has a dtype of its own.
+        return tf.cast((rectifier or self.activation)(y), y.dtype)
 
     @property
     def takes_residual(self):
