@@ -54,6 +54,25 @@ def test_converters_fold_as_much_as_of_stock_layers(network):
 
 
 @pytest.mark.main_leg
+def test_fused_models_are_written_as_those_with_activations_apart(tmp_path):
+    model, x = exported.trained("residual block", "BatchNormalization")
+    fused, report = keras_norms.fuse_activations(model)
+    assert len(report.changed) == 2
+    y = np.asarray(model(x, training=False))
+    operations = []
+    for each in (model, fused):
+        lite, portable = exported.lite_model(each), exported.onnx_model(each)
+        assert_close(exported.lite_outputs(lite, x), y)
+        assert_close(exported.onnx_outputs(portable, x), y)
+        operations.append((exported.lite_operations(lite), exported.onnx_operations(portable)))
+    assert operations[0] == operations[1]
+    fused.export(str(tmp_path), verbose=False)
+    assert b"KerasNorms" not in (tmp_path / "saved_model.pb").read_bytes()
+    (loaded,) = tf.saved_model.load(str(tmp_path)).signatures["serving_default"](x).values()
+    assert_close(loaded, y)
+
+
+@pytest.mark.main_leg
 def test_int8_is_as_exact_as_with_stock_layers():
     operations, errors = [], []
     for layer in ("stock", "BatchNormalization"):

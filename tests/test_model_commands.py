@@ -1,4 +1,4 @@
-"""`keras-norms convert`, `fold`, `recompute`, `advise` and `bench`: files, reports, errors."""
+"""`keras-norms convert`, `fold`, `fuse`, `recompute`, `advise` and `bench`: files, reports, errors."""
 
 import json
 
@@ -55,6 +55,24 @@ def test_fold(files, capsys):
     folded = loaded("folded.keras")
     assert len(folded.layers) == 1
     np.testing.assert_allclose(folded(x), model(x, training=False), rtol=1e-4, atol=1e-5)
+
+
+def test_fuse_there_and_back(files, capsys):
+    norm = keras_norms.BatchNormalization(name="norm")
+    model = keras.Sequential([keras.Input((4,)), norm, keras.layers.ReLU(name="relu")])
+    model.save("plain.keras")
+    assert cli.main(["fuse", "plain.keras", "fused.keras"]) == 0
+    assert "activation(y)" in capsys.readouterr().out
+    assert [layer.name for layer in loaded("fused.keras").layers] == ["norm"]
+    assert cli.main(["fuse", "fused.keras", "back.keras", "--undo", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["layers"][0]
+    assert (row["path"], row["note"]) == ("norm", "followed by 'norm_activation'")
+    back, x = loaded("back.keras"), files[1]
+    np.testing.assert_array_equal(back(x), model(x))
+    assert cli.main(["fuse", "model.keras", "out.keras"]) == 0
+    assert "convert it first with convert_batch_norm" in capsys.readouterr().out
+    assert cli.main(["convert", "fused.keras", "out.keras", "--to", "stock", "--force"]) == 2
+    assert "unfuse_activations first" in capsys.readouterr().err
 
 
 def test_recompute(files, capsys):

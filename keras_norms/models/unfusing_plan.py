@@ -27,6 +27,8 @@ class UnfusingPlan(GraphPlan):
                 self._new[name] = put_apart(self.graph, name, layer)
 
     def _is_concerned(self, name, layer):
+        if name in self._new:
+            return True
         return isinstance(layer, ChannelNormalization) and is_fused(self.graph, name, layer)
 
     def _row(self, name, layer):
