@@ -1,4 +1,4 @@
-"""`keras-norms convert`, `fold`, `fuse`, `recompute`, `advise` and `bench`: files, reports, errors."""
+"""Commands that take a model or change it, and `bench`: files, reports, errors."""
 
 import json
 

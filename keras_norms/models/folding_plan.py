@@ -103,8 +103,8 @@ class FoldingPlan(GraphPlan):
             return f"its dtype is not that of '{neighbour}'"
         if not linear.is_plain:
             return f"'{neighbour}' has more weights than kernels and a bias"
-        is_apart = is_fused(self.graph, name, norm)
-        if is_apart and not is_after:
+        has_more = is_fused(self.graph, name, norm)
+        if has_more and not is_after:
             return "its activation or residual is between"
         if is_after and linear.activation:
             return f"the activation of '{neighbour}', {linear.activation}, is between"
@@ -117,7 +117,8 @@ class FoldingPlan(GraphPlan):
         rule = f"weights with {called(norm)} folded into them must be finite"
         require(linear.is_finite, self._owner, rule, layer=called(layer))
         self._linear[neighbour] = linear
-        self._behind[name] = put_apart(self.graph, name, norm)
+        if has_more:
+            self._behind[name] = put_apart(self.graph, name, norm)
         self.graph.remove(name)
         return None
 

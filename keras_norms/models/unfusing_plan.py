@@ -29,7 +29,7 @@ class UnfusingPlan(GraphPlan):
     def _is_concerned(self, name, layer):
         if name in self._new:
             return True
-        return isinstance(layer, ChannelNormalization) and is_fused(self.graph, name, layer)
+        return is_fused(self.graph, name, layer)
 
     def _row(self, name, layer):
         kind = type(layer).__name__
@@ -48,13 +48,15 @@ class UnfusingPlan(GraphPlan):
 
 
 def is_fused(graph, name, layer):
-    """Whether a normalization of ours has an activation or a residual.
+    """Whether a layer is a normalization of ours with an activation or a residual.
 
     Args:
         graph: the one that calls it.
         name: the layer's name there, or None where it is inside of a layer.
-        layer: the normalization.
+        layer: the layer.
     """
+    if not isinstance(layer, ChannelNormalization):
+        return False
     return layer.activation is not None or (name is not None and graph.takes(name, "residual"))
 
 
