@@ -23,6 +23,7 @@ ROOMS = (
 LEVELS = {name: 1 + level for level, room in enumerate(ROOMS) for name in room}
 LEVELS |= dict.fromkeys(GROUND, 0)
 SHARED_BY_LAYERS = {
+    "activations",
     "advice",
     "base",
     "channels",
