@@ -119,7 +119,10 @@ def model_of_config(model, config, owner):
         with trusting_configs():  # This one is not from a file.
             return type(model).from_config(config)
     except Exception as error:  # Whatever layers of others raise.
-        *_, line = ["", *str(error).strip().splitlines()]  # The last one tells the cause.
+        # The last line tells the cause, before those with what a layer was called on.
+        told = str(error).partition("rguments received by")[0].strip().splitlines()
+        told = [line for line in told if line.strip() not in ("", "A", "Call a")]
+        line = told[-1] if told else type(error).__name__
         raise ValueError(
             f"{owner}: Keras must be able to build the model from its config. "
             f"Received: {called(model)}, of which it says: {printable(shorten(line, 300))}"
