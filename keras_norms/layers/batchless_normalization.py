@@ -41,22 +41,19 @@ class BatchlessNormalization(ChannelNormalization):
 
     `E` is the mean over the batch and all other axes, masked positions left out. Only this loss
     moves `mean` and `stddev`, and it moves nothing else: the task's gradient of the inputs is
-    `gamma / stddev * dy`. So nothing ties the instances of a batch together. The gradients of N
-    batches of one instance, averaged, are those of one batch of N; memory need hold only one
-    instance; and replicas need no communication in the layer, since the gradients of its
-    weights are averaged with all others.
+    `gamma / stddev * dy`. So nothing ties the instances of a batch together: the gradients of N
+    batches of one instance, averaged, are those of one batch of N, and replicas need no
+    communication in the layer.
 
-    Use it for batches of one, for streams, and where memory holds few instances. Its statistics
-    follow the data as fast as the optimizer lets them. Start with `initialize_statistics`, which
-    takes them from data, keep the learning rate moderate, and watch `E[z^2]`, which should stay
-    near 1: see `monitor`. Not where large batches fit: there batch normalization, whose gradient
-    takes the statistics into account, is more robust. Weight decay and constraints that pull
-    weights to 0 should leave `mean` and `stddev` alone: see `statistics_weights`.
+    Use it for batches of one, for streams, and where memory holds few instances. Start with
+    `initialize_statistics`, which takes the statistics from data, keep the learning rate moderate,
+    and watch `E[z^2]`, which should stay near 1: see `monitor`. Not where large batches fit: there
+    batch normalization, whose gradient takes the statistics into account, is more robust. Weight
+    decay should leave `mean` and `stddev` alone: see `statistics_weights`.
 
     Args:
         axis: the channel axis, or several. Defaults to `-1`.
-        epsilon: added to the magnitude of a stored standard deviation, against a division by 0;
-            unused by `"log"`. Defaults to `1e-5`.
+        epsilon: added to the magnitude of a stored deviation. Unused by `"log"`. Defaults to `1e-5`.
         center, scale: whether there is a `beta`, a `gamma`. Default to `True`.
         beta_initializer, gamma_initializer: Default to `"zeros"` and `"ones"`.
         mean_initializer, stddev_initializer: of the statistics, whatever the parametrization. The
@@ -260,7 +257,7 @@ class BatchlessNormalization(ChannelNormalization):
         with tf.init_scope():
             if not tf.executing_eagerly():
                 return
-            mean, stddev = (np.asarray(value) for value in self.statistics)
+            mean, stddev = map(np.asarray, self.statistics)
         self._may_be_initial = False
         warn_of_initial_statistics(mean, stddev, self._owner)
 
