@@ -78,7 +78,7 @@ def benchmark(case, options, has_residual):
 
 
 def check(name, case, found, expected):
-    """Leaves with an error if results differ, but where rounding decides on which side of 0 z is."""
+    """Leaves with an error if results differ, but for a few values that are 0 but for rounding."""
     for key, value in expected.items():
         other, value = (np.array(tensor, float) for tensor in (found[key], value))
         differ = np.abs(other - value) > 2**-5 * np.max(np.abs(value))

@@ -53,7 +53,7 @@ class BatchlessNormalization(ChannelNormalization):
 
     Args:
         axis: the channel axis, or several. Defaults to `-1`.
-        epsilon: added to the magnitude of a stored deviation. Unused by `"log"`. Defaults to `1e-5`.
+        epsilon: added to the magnitude of what is stored; unused by `"log"`. Defaults to `1e-5`.
         center, scale: whether there is a `beta`, a `gamma`. Default to `True`.
         beta_initializer, gamma_initializer: Default to `"zeros"` and `"ones"`.
         mean_initializer, stddev_initializer: of the statistics, whatever the parametrization. The
@@ -187,7 +187,7 @@ class BatchlessNormalization(ChannelNormalization):
         y = add_and_rectify(y, **after)
         # Where a mask leaves nothing there is nothing to follow.
         use = deviations.count > 0.0
-        use = use if training is True else tf.logical_and(use, training)
+        use = use if training is True else use & training
         run = run_of(self, self._owner)
         loss_of = functools.partial(self._loss, deviations, center, use)
         loss, second_moment = loss_of(mean, stored, inverse_stddev)
@@ -277,7 +277,6 @@ class BatchlessNormalization(ChannelNormalization):
         return loss, second_moment
 
     def _update_monitor(self, second_moment, use):
-        # Channels without a count keep what there was.
         old = tf.convert_to_tensor(self.second_moment)
         new = tf.reduce_mean(tf.where(use, tf.cast(second_moment, old.dtype), old))
         mixed = self.monitor * old + (1.0 - self.monitor) * new
