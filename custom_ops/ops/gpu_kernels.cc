@@ -4,6 +4,7 @@
 #include "ops/blend_kernel.h"
 #include "ops/extremes_kernel.h"
 #include "ops/moments_kernel.h"
+#include "ops/normalize_kernel.h"
 #include "ops/round_kernel.h"
 #include "ops/run_on_gpu.h"
 #include "ops/sums_kernel.h"
@@ -56,6 +57,25 @@ REGISTER_KERNEL_BUILDER(Name("KerasNorms>Blend")
                             .Device(tensorflow::DEVICE_GPU)
                             .TypeConstraint("T", kActivationTypes),
                         BlendOp<RunBlend>);
+
+void RunNormalize(tensorflow::OpKernelContext* context, const NormalizeArguments& arguments) {
+  RunOnGpu(context, arguments, NormalizeScratchCuda, NormalizeCuda);
+}
+
+REGISTER_KERNEL_BUILDER(Name("KerasNorms>Normalize")
+                            .Device(tensorflow::DEVICE_GPU)
+                            .TypeConstraint("T", kActivationTypes),
+                        NormalizeOp<RunNormalize>);
+
+void RunNormalizeGrad(tensorflow::OpKernelContext* context,
+                      const NormalizeGradArguments& arguments) {
+  RunOnGpu(context, arguments, NormalizeGradScratchCuda, NormalizeGradCuda);
+}
+
+REGISTER_KERNEL_BUILDER(Name("KerasNorms>NormalizeGrad")
+                            .Device(tensorflow::DEVICE_GPU)
+                            .TypeConstraint("T", kActivationTypes),
+                        NormalizeGradOp<RunNormalizeGrad>);
 
 void RunRound(tensorflow::OpKernelContext* context, const RoundArguments& arguments) {
   RunOnGpu(context, arguments, RoundScratchCuda, RoundCuda);

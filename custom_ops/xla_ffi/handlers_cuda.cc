@@ -49,3 +49,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsBlendCuda,
                               (Handle<BlendArguments, BlendScratchCuda, BlendCuda>), Binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsRoundCuda,
                               (Handle<RoundArguments, RoundScratchCuda, RoundCuda>), Binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsNormalizeCuda,
+                              (Handle<NormalizeArguments, NormalizeScratchCuda, NormalizeCuda>),
+                              Binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    KerasNormsNormalizeGradCuda,
+    (Handle<NormalizeGradArguments, NormalizeGradScratchCuda, NormalizeGradCuda>), Binding());

@@ -6,6 +6,7 @@
 
 #include "../sums.h"
 
+#include "rectified.cuh"
 #include "reduce.cuh"
 #include "variant.h"
 #include "walk.h"
@@ -31,23 +32,31 @@ struct SumsState {
   __device__ __forceinline__ SumsState<1> Lane(int i) const { return {{u[i]}, {uv[i]}}; }
 };
 
+// What there is beside the sums: nothing, y, or a gate of u that is told from v, or from a y of its
+// own, and then what u is read as is written.
+enum class Form { kSums, kWrites, kGatedByV, kGatedByY };
+
 template <typename V>
 struct Operands {
   const typename V::T *u, *v;  // Either may be null.
-  ChannelVector center, scale, shift;
+  ChannelVector center, scale, shift;  // Scale and shift of y, or of the gate.
   const typename V::C* weights;
   bool weighted;
+  RectifierOf<typename V::C> gate;
+  const typename V::T* gate_y;
   typename V::T* y;  // Null where it is not asked for.
 };
 
-template <typename V, bool kWrites>
+template <typename V, Form kForm>
 __global__ void __launch_bounds__(kThreads, 2)
     PartialSums(Split split, Operands<V> operands, SumsState<1>* partials) {
+  constexpr bool kHasScale = kForm == Form::kWrites || kForm == Form::kGatedByV;
+  constexpr bool kHasY = kForm == Form::kWrites || kForm == Form::kGatedByY;
   using C = typename V::C;
   using State = SumsState<V::kLanes>;
   using Step = Values<typename V::T, V::kWidth>;
   // Eight channels with three vectors each leave few registers for values in flight.
-  constexpr bool kIsCrowded = kWrites && V::kLanes == 8;
+  constexpr bool kIsCrowded = kForm != Form::kSums && V::kLanes == 8;
   constexpr int kInFlight = (V::kHasWeights && V::kWidth > 1) || kIsCrowded ? 2 : 4;
   constexpr int kGroups = 64 / V::kWeights / kInFlight;
   const bool has_u = operands.u != nullptr, has_v = operands.v != nullptr;
@@ -62,16 +71,22 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
       for (int i = 0; i < V::kLanes; ++i) {
         center[i] = static_cast<C>(operands.center.at(split.layout, segment, channel + i));
-        if (!kWrites) continue;
-        scale[i] = static_cast<C>(operands.scale.at(split.layout, segment, channel + i));
-        shift[i] = static_cast<C>(operands.shift.at(split.layout, segment, channel + i));
+        if (!kHasScale) continue;
+        const double exact_scale = operands.scale.at(split.layout, segment, channel + i);
+        double exact_shift = operands.shift.at(split.layout, segment, channel + i);
+        if (kForm == Form::kGatedByV && sizeof(C) < sizeof(double)) {
+          exact_shift -=
+              exact_scale * LowPart(operands.center.at(split.layout, segment, channel + i));
+        }
+        scale[i] = static_cast<C>(exact_scale);
+        shift[i] = static_cast<C>(exact_shift);
       }
     }
     while (walk.IsAtStep()) {
       C sum_u[V::kLanes] = {}, sum_uv[V::kLanes] = {};
 #pragma unroll 1
       for (int group = 0; group < kGroups && walk.IsAtStep(); ++group) {
-        Step u[kInFlight], v[kInFlight];
+        Step u[kInFlight], v[kInFlight], gates[kInFlight];
         Values<C, V::kWeights> weights[kInFlight];
         bool is_step[kInFlight];
         Walk<V> writer = walk;
@@ -81,6 +96,7 @@ __global__ void __launch_bounds__(kThreads, 2)
           if (is_step[i]) {
             if (has_u) u[i].Load(operands.u + walk.offset());
             if (has_v) v[i].Load(operands.v + walk.offset());
+            if (kForm == Form::kGatedByY) gates[i].Load(operands.gate_y + walk.offset());
             if (V::kHasWeights) weights[i].Load(operands.weights + walk.weight());
           }
           walk.Advance();
@@ -98,16 +114,22 @@ __global__ void __launch_bounds__(kThreads, 2)
               if (!(weight > 0) && !IsFinite(centred)) centred = 0;
             }
             C value = has_u ? Widen(u[i].Get(j)) : centred;
-            if (kWrites) {
+            if (kForm == Form::kGatedByV) {
+              value = operands.gate.Gated(value, scale[lane] * centred + shift[lane]);
+            }
+            if (kForm == Form::kGatedByY) {
+              value = operands.gate.Gated(value, Widen(gates[i].Get(j)));
+            }
+            if (kHasY) {
               typename V::T narrow;
-              Narrow(scale[lane] * value + shift[lane], &narrow);
+              Narrow(kHasScale ? scale[lane] * value + shift[lane] : value, &narrow);
               result.Set(j, narrow);
             }
             if (V::kHasWeights && operands.weighted) value *= weights[i].Get(j / V::kLanes);
             sum_u[lane] += value;
             sum_uv[lane] += value * centred;
           }
-          if (kWrites) {
+          if (kHasY) {
             result.Store(operands.y + writer.offset());
             writer.Advance();
           }
@@ -149,20 +171,30 @@ int64_t SumsScratchCuda(const SumsArguments& arguments) {
 const char* SumsCuda(const SumsArguments& arguments, void* scratch, cudaStream_t stream) {
   const ChannelLayout layout = Simplified(arguments.layout);
   if (layout.vector_size() == 0) return nullptr;
-  const bool is_vector =
-      IsVector(arguments.dtype, layout, arguments.u, arguments.v, arguments.weights, arguments.y);
+  const bool is_vector = IsVector(arguments.dtype, layout, arguments.u, arguments.v,
+                                  arguments.weights, arguments.gate.y, arguments.y);
+  const bool is_gated = arguments.gate.rectifier.is_given;
   const auto launch = [&](auto variant) {
     using V = decltype(variant);
     const Split split(layout, V::kWidth, kReductionBlocks);
     const Operands<V> operands = {static_cast<const typename V::T*>(arguments.u),
                                   static_cast<const typename V::T*>(arguments.v),
                                   arguments.center,
-                                  arguments.scale,
-                                  arguments.shift,
+                                  is_gated ? arguments.gate.scale : arguments.scale,
+                                  is_gated ? arguments.gate.shift : arguments.shift,
                                   static_cast<const typename V::C*>(arguments.weights),
                                   arguments.weighted,
+                                  RectifierOf<typename V::C>(arguments.gate.rectifier),
+                                  static_cast<const typename V::T*>(arguments.gate.y),
                                   static_cast<typename V::T*>(arguments.y)};
-    const auto kernel = arguments.y == nullptr ? PartialSums<V, false> : PartialSums<V, true>;
+    auto kernel = PartialSums<V, Form::kSums>;
+    if (arguments.y != nullptr) kernel = PartialSums<V, Form::kWrites>;
+    if constexpr (!V::kHasWeights) {  // A gate has none.
+      if (is_gated) {
+        kernel = arguments.gate.y == nullptr ? PartialSums<V, Form::kGatedByV>
+                                             : PartialSums<V, Form::kGatedByY>;
+      }
+    }
     const char* error = Launch(kernel, split.grid(), split.block(), stream, split, operands,
                                static_cast<SumsState<1>*>(scratch));
     if (error != nullptr) return error;
