@@ -6,13 +6,7 @@
 
 #include "../normalize.h"
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
-
-#include "../blend.h"
-#include "../moments.h"
-#include "../sums.h"
+#include "../normalize_steps.h"
 
 namespace keras_norms {
 namespace {
@@ -39,14 +33,6 @@ ChannelVector At(ChannelVector vector, int64_t channel) {
 }
 void* At(void* vector, int64_t channel, bool is_double) {
   return At(vector, channel, is_double ? DataType::kFloat64 : DataType::kFloat32);
-}
-
-void Put(void* vector, bool is_double, int64_t i, double value) {
-  if (is_double) {
-    static_cast<double*>(vector)[i] = value;
-  } else {
-    static_cast<float*>(vector)[i] = static_cast<float>(value);
-  }
 }
 
 // How channels are cut into groups that go through both passes one after the other: where they are
@@ -83,231 +69,70 @@ class Groups {
   int64_t channels_ = 0;
 };
 
-// Scratch memory of a call, handed out from front to back.
-class Memory {
- public:
-  explicit Memory(void* begin) : begin_(static_cast<char*>(begin)), next_(begin_) {}
-  double* Vector(int64_t size) {
-    return reinterpret_cast<double*>(Bytes(size * static_cast<int64_t>(sizeof(double))));
-  }
-  void* Bytes(int64_t size) {
-    char* bytes = next_;
-    next_ += CeilDiv(size, 64) * 64;
-    return bytes;
-  }
-  int64_t size() const { return next_ - begin_; }
+constexpr int64_t kAlignment = 64;  // Of the pieces of scratch memory.
 
- private:
-  char* const begin_;
-  char* next_;
-};
-
-MomentsArguments MomentsOf(const NormalizeArguments& arguments, double* count) {
-  MomentsArguments moments;
-  moments.dtype = arguments.dtype;
-  moments.layout = arguments.layout;
-  moments.x = arguments.x;
-  moments.count = count;
-  moments.mean = arguments.mean;
-  moments.m2 = arguments.variance;
-  return moments;
-}
-
-double InverseStddev(double variance, double epsilon) { return 1.0 / std::sqrt(variance + epsilon); }
-
-double GammaAt(const ChannelVector& gamma, const ChannelLayout& layout, int64_t channel) {
-  return gamma.data == nullptr ? 1.0 : gamma.at(layout, 0, channel);
-}
-
-// The most that is stored, as a share of what the type can hold.
-constexpr double kLargest = 0.99;
-
-template <typename F>
-void Move(const MovingAverage& moving, const ChannelLayout& layout, const double* mean,
-          const double* variance, double count) {
-  const F given = *static_cast<const F*>(moving.share);
-  const F share = count > 0 ? given : F{0}, kept = 1 - share;
-  const double largest = kLargest * static_cast<double>(std::numeric_limits<F>::max());
-  const auto mixed = [&](F old, double batch) {
-    // A share of 0 lets no NaN pass.
-    const F of_old = kept == 0 ? F{0} : old * kept;
-    return of_old + (share == 0 ? F{0} : static_cast<F>(batch) * share);
-  };
-  for (int64_t c = 0; c < layout.channels; ++c) {
-    const double bounded = variance[c] > largest ? largest : variance[c];
-    static_cast<F*>(moving.new_mean)[c] =
-        mixed(static_cast<const F*>(moving.mean.data)[c], mean[c]);
-    static_cast<F*>(moving.new_variance)[c] =
-        mixed(static_cast<const F*>(moving.variance.data)[c], bounded);
-  }
-}
-
-// The moments of all parts: exactly, since means are merged and not sums.
-void Merge(const NormalizeArguments& arguments, double* count) {
-  const int64_t channels = arguments.layout.channels, stride = 2 * channels + 1;
-  const auto part = [&](int64_t member) { return arguments.parts + member * stride; };
-  *count = 0.0;
-  for (int64_t member = 0; member < arguments.members; ++member) *count += part(member)[0];
-  for (int64_t c = 0; c < channels; ++c) {
-    double mean = 0.0, m2 = 0.0;
-    for (int64_t member = 0; member < arguments.members; ++member) {
-      mean += part(member)[0] * part(member)[1 + c];
-    }
-    mean = *count == 0 ? 0.0 : mean / *count;
-    for (int64_t member = 0; member < arguments.members; ++member) {
-      const double distance = part(member)[1 + c] - mean;
-      m2 += part(member)[1 + channels + c] + part(member)[0] * distance * distance;
-    }
-    arguments.mean[c] = mean;
-    arguments.variance[c] = m2;
-  }
+void MergeParts(const NormalizeArguments& arguments, double* count) {
+  *count = MergedCount(arguments);
+  for (int64_t c = 0; c < arguments.layout.channels; ++c) MergeParts(arguments, *count, c);
 }
 
 // One group, or everything.
 void NormalizePart(const NormalizeArguments& arguments, void* scratch, const ThreadPool& pool) {
   const ChannelLayout& layout = arguments.layout;
-  Memory memory(scratch);
+  Memory memory(scratch, kAlignment);
   double* counts = memory.Vector(layout.segments);
   double* scale = memory.Vector(layout.vector_size());
   if (arguments.parts != nullptr) {
-    Merge(arguments, counts);
+    MergeParts(arguments, counts);
   } else {
-    const MomentsArguments moments = MomentsOf(arguments, counts);
+    MomentsArguments moments = MomentsOf(arguments);
+    moments.count = counts;
     MomentsCpu(moments, memory.Bytes(MomentsScratchCpu(moments)), pool);
   }
   for (int64_t segment = 0; segment < layout.segments; ++segment) {
     const double count = counts[segment];
     if (arguments.count != nullptr) arguments.count[segment] = count;
     for (int64_t c = 0; c < layout.channels; ++c) {
-      const int64_t i = segment * layout.channels + c;
-      const double variance = count == 0 ? 0.0 : arguments.variance[i] / count;
-      arguments.variance[i] = variance;
-      scale[i] = GammaAt(arguments.gamma, layout, c) * InverseStddev(variance, arguments.epsilon);
+      FinishVariance(arguments, count, segment, c, scale);
     }
   }
-  BlendArguments blend;
-  blend.dtype = arguments.dtype;
-  blend.layout = layout;
-  blend.u = arguments.residual;
-  blend.v = arguments.x;
-  blend.b = {scale, true, true};
-  blend.c = arguments.beta;
-  blend.center = {arguments.mean, true, true};
-  blend.rectifier = arguments.rectifier;
-  blend.y = arguments.y;
-  blend.backwards = true;
-  BlendCpu(blend, nullptr, pool);
+  BlendCpu(BlendOf(arguments, scale), nullptr, pool);
 }
 
 // Scratch memory of NormalizePart.
 int64_t PartBytes(const NormalizeArguments& arguments) {
-  Memory memory(nullptr);
+  Memory memory(nullptr, kAlignment);
   memory.Vector(arguments.layout.segments);
   memory.Vector(arguments.layout.vector_size());
-  memory.Bytes(MomentsScratchCpu(MomentsOf(arguments, nullptr)));
+  memory.Bytes(MomentsScratchCpu(MomentsOf(arguments)));
   return memory.size();
-}
-
-SumsArguments SumsOf(const NormalizeGradArguments& arguments) {
-  SumsArguments sums;
-  sums.dtype = arguments.dtype;
-  sums.layout = arguments.layout;
-  sums.u = arguments.dy;
-  sums.v = arguments.x;
-  sums.center = arguments.mean;
-  sums.gate.rectifier = arguments.rectifier;
-  sums.gate.y = arguments.y;
-  sums.gate.shift = arguments.beta;
-  sums.y = arguments.dresidual;
-  return sums;
-}
-
-struct GradVectors {
-  double *scale, *b, *c, *center, *sum_dy, *sum_dy_centred;
-
-  GradVectors(Memory* memory, int64_t size)
-      : scale(memory->Vector(size)),
-        b(memory->Vector(size)),
-        c(memory->Vector(size)),
-        center(memory->Vector(size)),
-        sum_dy(memory->Vector(size)),
-        sum_dy_centred(memory->Vector(size)) {}
-};
-
-// The vectors of dx, and the gradients of the parameters, of which segments add up.
-void Differentiate(const NormalizeGradArguments& arguments, const GradVectors& at) {
-  const ChannelLayout& layout = arguments.layout;
-  for (int64_t c = 0; c < layout.channels; ++c) {
-    double dgamma = 0.0, dbeta = 0.0;
-    for (int64_t segment = 0; segment < layout.segments; ++segment) {
-      const int64_t i = segment * layout.channels + c;
-      const double gamma = GammaAt(arguments.gamma, layout, c);
-      const double mean = arguments.mean.at(layout, segment, c);
-      const double variance = arguments.variance.at(layout, segment, c);
-      const double inverse = InverseStddev(variance, arguments.epsilon);
-      const double of_variance = -0.5 * gamma * at.sum_dy_centred[i] * inverse * inverse * inverse +
-                                 arguments.of_variance.at(layout, segment, c);
-      const double of_mean =
-          -gamma * inverse * at.sum_dy[i] + arguments.of_mean.at(layout, segment, c);
-      const double count = arguments.count[segment];
-      at.b[i] = count == 0 ? 0.0 : 2.0 * of_variance / count;
-      at.c[i] = count == 0 ? 0.0 : of_mean / count;
-      at.center[i] = mean - mean == 0.0 ? mean : 0.0;
-      const double* own = arguments.own_sums;
-      dgamma += (own == nullptr ? at.sum_dy_centred[i] : own[layout.channels + c]) * inverse;
-      dbeta += own == nullptr ? at.sum_dy[i] : own[c];
-    }
-    const bool is_double = arguments.vectors_are_double;
-    if (arguments.dgamma != nullptr) Put(arguments.dgamma, is_double, c, dgamma);
-    if (arguments.dbeta != nullptr) Put(arguments.dbeta, is_double, c, dbeta);
-  }
 }
 
 // One group, or everything.
 void NormalizeGradPart(const NormalizeGradArguments& arguments, void* scratch,
                        const ThreadPool& pool) {
   const ChannelLayout& layout = arguments.layout;
-  Memory memory(scratch);
+  Memory memory(scratch, kAlignment);
   const GradVectors at(&memory, layout.vector_size());
   for (int64_t segment = 0; segment < layout.segments; ++segment) {
     for (int64_t c = 0; c < layout.channels; ++c) {
-      at.scale[segment * layout.channels + c] =
-          GammaAt(arguments.gamma, layout, c) *
-          InverseStddev(arguments.variance.at(layout, segment, c), arguments.epsilon);
+      at.scale[segment * layout.channels + c] = ScaleAt(arguments, segment, c);
     }
   }
-  const ChannelVector scale = {at.scale, true, true};
-  SumsArguments sums = SumsOf(arguments);
-  sums.gate.scale = scale;
+  SumsArguments sums = SumsOf(arguments, at.scale);
   sums.sum_u = at.sum_dy;
   sums.sum_uv = at.sum_dy_centred;
   if (arguments.sums == nullptr) {
     SumsCpu(sums, memory.Bytes(SumsScratchCpu(sums)), pool);
-  } else {
-    std::copy_n(arguments.sums, layout.channels, at.sum_dy);
-    std::copy_n(arguments.sums + layout.channels, layout.channels, at.sum_dy_centred);
   }
-  Differentiate(arguments, at);
-
-  BlendArguments blend;
-  blend.dtype = arguments.dtype;
-  blend.layout = layout;
-  blend.u = arguments.dresidual == nullptr ? arguments.dy : arguments.dresidual;
-  blend.v = arguments.x;
-  blend.a = scale;
-  blend.b = {at.b, true, true};
-  blend.c = {at.c, true, true};
-  blend.center = {at.center, true, true};
-  if (arguments.dresidual == nullptr) blend.gate = sums.gate;
-  blend.y = arguments.dx;
-  blend.backwards = true;
-  BlendCpu(blend, nullptr, pool);
+  for (int64_t c = 0; c < layout.channels; ++c) Differentiate(arguments, at, c);
+  BlendCpu(BlendOf(arguments, at, sums.gate), nullptr, pool);
 }
 
 int64_t PartBytes(const NormalizeGradArguments& arguments) {
-  Memory memory(nullptr);
-  GradVectors at(&memory, arguments.layout.vector_size());
-  memory.Bytes(SumsScratchCpu(SumsOf(arguments)));
+  Memory memory(nullptr, kAlignment);
+  GradVectors(&memory, arguments.layout.vector_size());
+  memory.Bytes(SumsScratchCpu(SumsOf(arguments, nullptr)));
   return memory.size();
 }
 
@@ -384,7 +209,9 @@ void NormalizeCpu(const NormalizeArguments& arguments, void* scratch, const Thre
   const MovingAverage& moving = arguments.moving;
   if (moving.share == nullptr) return;
   const auto move = moving.mean.is_double ? Move<double> : Move<float>;
-  move(moving, arguments.layout, arguments.mean, arguments.variance, arguments.count[0]);
+  for (int64_t c = 0; c < arguments.layout.channels; ++c) {
+    move(moving, c, arguments.mean[c], arguments.variance[c], arguments.count[0]);
+  }
 }
 
 int64_t NormalizeGradScratchCpu(const NormalizeGradArguments& arguments) {
