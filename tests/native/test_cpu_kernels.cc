@@ -12,6 +12,7 @@
 #include "cpu/helpers.h"
 #include "cpu/plan.h"
 #include "kernel_checks.h"
+#include "normalize_checks.h"
 #include "round_checks.h"
 
 namespace keras_norms {
@@ -43,6 +44,15 @@ const testing::Kernels kKernels = {
     [](const BlendArguments& a) { return Run(BlendScratchCpu, BlendCpu, a); },
     [](const ExtremesArguments& a) { return Run(ExtremesScratchCpu, ExtremesCpu, a); },
     [](const AddAtArguments& a) { return Run(NoScratch, AddAt, a); },
+};
+
+const testing::NormalizeKernels kNormalizeKernels = {
+    kKernels.sums,
+    kKernels.blend,
+    [](const NormalizeArguments& a) { return Run(NormalizeScratchCpu, NormalizeCpu, a); },
+    [](const NormalizeGradArguments& a) {
+      return Run(NormalizeGradScratchCpu, NormalizeGradCpu, a);
+    },
 };
 
 const std::vector<Case> kCases = {
@@ -311,15 +321,27 @@ int CheckEmpty(ChannelLayout layout) {
 
 int Main(bool is_short) {
   testing::Checker checker(kKernels);
+  testing::NormalizeChecker normalize_checker(kNormalizeKernels);
+  normalize_checker.CheckMovingAverages<float>(DataType::kFloat32);
+  normalize_checker.CheckMovingAverages<double>(DataType::kFloat64);
   int failures = 0;
   for (const DataType dtype : kTypes) {
     for (const Case& given : kCases) {
       const bool is_large = given.rows * given.channels * given.inner > 20000;
       if (!is_short || !is_large) checker.Check(given, dtype);
+      // The large ones in one type: it is the same walk through them in all.
+      if (!is_large || (!is_short && dtype == DataType::kFloat32)) {
+        normalize_checker.Check(given, dtype);
+      }
     }
     failures += CheckThreads(dtype, {3000, 48, 1, 1, 3000});
     failures += CheckThreads(dtype, {3000, 5, 1, 4, 900});
     failures += CheckThreads(dtype, {7, 20, 784, 1, 7});
+  }
+  if (!is_short) {  // Planes that go through both passes in groups, the last one a smaller one.
+    for (const bool has_residual : {false, true}) {
+      normalize_checker.CheckOnce({3, 67, 22000}, DataType::kFloat32, has_residual);
+    }
   }
   for (const DataType dtype : kTypes) {
     if (is_short) break;
@@ -341,8 +363,9 @@ int Main(bool is_short) {
   failures += CheckUnits({3, 5, large, 1, 3}, true);
   failures += CheckUnits({large, 2, 8, 9, large / 9 + 1}, true);
   failures += CheckUnits({large, 7, 1, 3, large / 3 + 5}, true);
-  failures += checker.failures();
-  std::printf("%d kernel calls checked, %d failures\n", checker.checks(), failures);
+  failures += checker.failures() + normalize_checker.failures();
+  std::printf("%d kernel calls checked, %d failures\n",
+              checker.checks() + normalize_checker.checks(), failures);
   return failures == 0 ? 0 : 1;
 }
 

@@ -10,6 +10,7 @@
 #include "cuda/variant.h"
 #include "cuda/walk.h"
 #include "kernel_checks.h"
+#include "normalize_checks.h"
 #include "round_checks.h"
 
 namespace keras_norms {
@@ -33,6 +34,15 @@ const testing::Kernels kKernels = {
     [](const BlendArguments& a) { return Run(BlendScratchCuda, BlendCuda, a); },
     [](const ExtremesArguments& a) { return Run(ExtremesScratchCuda, ExtremesCuda, a); },
     [](const AddAtArguments& a) { return AddAtCuda(a, nullptr); },
+};
+
+const testing::NormalizeKernels kNormalizeKernels = {
+    kKernels.sums,
+    kKernels.blend,
+    [](const NormalizeArguments& a) { return Run(NormalizeScratchCuda, NormalizeCuda, a); },
+    [](const NormalizeGradArguments& a) {
+      return Run(NormalizeGradScratchCuda, NormalizeGradCuda, a);
+    },
 };
 
 std::vector<Case> Cases(bool is_short) {
@@ -116,17 +126,23 @@ int CheckRounding() {
 
 int Main(bool is_short) {
   testing::Checker checker(kKernels);
+  testing::NormalizeChecker normalize_checker(kNormalizeKernels);
+  normalize_checker.CheckMovingAverages<float>(DataType::kFloat32);
+  normalize_checker.CheckMovingAverages<double>(DataType::kFloat64);
   bool is_even = true;
   for (const Case& given : Cases(is_short)) {
-    checker.Check(given, DataType::kFloat32);
-    checker.Check(given, DataType::kFloat64);
-    // These two differ in how a number is converted only, so they take turns.
-    checker.Check(given, is_even ? DataType::kFloat16 : DataType::kBFloat16);
+    // The last two differ in how a number is converted only, so they take turns.
+    for (const DataType dtype : {DataType::kFloat32, DataType::kFloat64,
+                                 is_even ? DataType::kFloat16 : DataType::kBFloat16}) {
+      checker.Check(given, dtype);
+      normalize_checker.Check(given, dtype);
+    }
     is_even = !is_even;
   }
-  const int failures =
-      checker.failures() + CheckRounding() + (is_short ? 0 : CheckLargeSizes());
-  std::printf("%d kernel calls checked, %d failures\n", checker.checks(), failures);
+  const int failures = checker.failures() + normalize_checker.failures() + CheckRounding() +
+                       (is_short ? 0 : CheckLargeSizes());
+  std::printf("%d kernel calls checked, %d failures\n",
+              checker.checks() + normalize_checker.checks(), failures);
   return failures == 0 ? 0 : 1;
 }
 
