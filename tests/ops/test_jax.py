@@ -42,6 +42,7 @@ def handlers(tmp_path_factory):
         levels |= {"v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
     commands = [["xla_ffi/handlers_host.cc", f"-isystem{jax.ffi.include_dir()}"]]
     commands += [["kernels/cpu/dispatch.cc"], ["kernels/cpu/add_at.cc"]]
+    commands += [["kernels/cpu/helpers.cc"], ["kernels/cpu/normalize.cc"]]
     for name in ("moments", "extremes", "sums", "blend", "round"):
         for level, march in levels.items():
             commands += [[f"kernels/cpu/{name}_cpu.cc", f"-DKERAS_NORMS_LEVEL={level}", *march]]
