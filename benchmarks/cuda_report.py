@@ -140,19 +140,26 @@ def _demangled(names):
     return result.stdout.splitlines()
 
 
+# What the last parameter of a kernel says.
+FORMS = {
+    "Blend": {"true": "gated"},
+    "PartialSums": {"1": "writes", "2": "gated by v", "3": "gated by y"},
+}
+
+
 def _readable(name):
     """Such as `PartialMoments<float, vectors, channels last, weights>`."""
-    function = re.search(r"(\w+)<", name)
-    variant = re.search(r"Variant<(\w+), (\w+), (\w+), (\w+)>(?:, (true|false)>)?", name)
+    function = re.search(r"(\w+)[<(]", name)
+    variant = re.search(r"Variant<(\w+), (\w+), (\w+), (\w+)>(?:, (?:\(.*?\))*(\w+)>)?", name)
     if function is None:
         return name
     if variant is None:
         state = re.search(r"(\w+)State", name)
         return f"{function[1]}<{state[1]}>" if state else function[1]
-    dtype, *flags = variant.groups()
+    dtype, *flags, form = variant.groups()
     words = [("single values", "vectors"), ("channels first", "channels last"), ("", "weights")]
-    words.append(("", "writes"))
     choices = [pair[flag == "true"] for pair, flag in zip(words, flags, strict=True)]
+    choices.append(FORMS.get(function[1], {}).get(form))
     return f"{function[1]}<{', '.join([dtype.strip('_'), *filter(None, choices)])}>"
 
 

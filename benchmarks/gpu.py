@@ -19,10 +19,13 @@ import subprocess
 import sys
 import tempfile
 
+import gpu_fused
+import gpu_normalize_checks
 import torch
 from gpu_checks import SHAPES, SMALL_SHAPES, Failure, check, check_all
 from gpu_contenders import Case, contenders
 from gpu_library import DTYPES, Library, build
+from gpu_normalize_checks import check_normalize
 from gpu_timing import CudaClock, HostClock, interleaved
 
 RESNET50 = [  # Batch, channels, height, width.
@@ -41,6 +44,7 @@ RESNET50 = [  # Batch, channels, height, width.
 ]
 DETECTION = [(2, 64, 400, 672), (2, 256, 200, 336), (2, 256, 100, 168), (2, 2048, 25, 42)]
 FEW_CHANNELS = [(32, 3, 224, 224)]
+COMPILED = RESNET50[1::4]  # To compile a layer takes seconds.
 TIMED = (torch.float32, torch.float16, torch.bfloat16)
 KERNELS = ("moments", "blend forward", "sums", "blend backward")
 TRANSFERS = dict(zip(KERNELS, (1, 2, 2, 3), strict=True))
@@ -71,6 +75,7 @@ def main():
         except Failure as failure:
             sys.exit(f"FAILED: {failure}")
         results = [] if options.check_only else run_times(library, device, options)
+        results += [] if options.check_only else run_layers(library, device, options)
     if results and not options.emulate and importlib.util.find_spec("jax") is not None:
         results += run_jax(options)
     if options.json:
@@ -122,6 +127,10 @@ def run_checks(library, device, options):
     shapes = SMALL_SHAPES if options.emulate else SHAPES
     check_all(library, shapes, DTYPES, device, lambda what: None)
     print(f"{len(shapes) * len(DTYPES) * 4} combinations of shape, dtype, weights and segments: ok")
+    shapes = gpu_normalize_checks.SMALL_SHAPES if options.emulate else gpu_normalize_checks.SHAPES
+    check_normalize(library, shapes, DTYPES, device)
+    forms = len(shapes) * len(DTYPES) * len(gpu_normalize_checks.FORMS)
+    print(f"{forms} combinations of shape, dtype, rectifier, residual and segments: ok", flush=True)
     if options.smoke or torch.cuda.mem_get_info(device)[0] < 30 << 30:
         print("more than 2^31 values: not checked")
         return
@@ -129,6 +138,28 @@ def run_checks(library, device, options):
         check(library, shape, torch.float16, device)
         print(f"float16 {shape}, {shape[0] * shape[1] * shape[2]} values: ok", flush=True)
         torch.cuda.empty_cache()
+
+
+def run_layers(library, device, options):
+    """Times whole layers likewise."""
+    shapes = [(2, 8, 6, 6)] if options.emulate else COMPILED if options.smoke else RESNET50
+    clock = HostClock() if options.emulate else CudaClock(device)
+    results = []
+    print(gpu_fused.LEGEND)
+    for dtype, layout in itertools.product(TIMED, ("NHWC", "NCHW")):
+        print(f"\n{str(dtype).removeprefix('torch.')} {layout}\n{gpu_fused.titles()}", flush=True)
+        for shape in shapes:
+            case = Case(shape, layout, dtype)
+            compiles = not options.smoke and shape in COMPILED
+            calls = gpu_fused.contenders(library, case, device, l2_bytes(device), compiles)
+            rounds = 3 if options.smoke else options.rounds
+            result = gpu_fused.summarize(case, interleaved(calls, clock, rounds))
+            print(gpu_fused.row(result), flush=True)
+            results.append(result)
+            del calls
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+    return results
 
 
 def run_times(library, device, options):

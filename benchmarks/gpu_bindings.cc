@@ -2,6 +2,7 @@
 
 #include "blend.h"
 #include "moments.h"
+#include "normalize.h"
 #include "sums.h"
 
 using namespace keras_norms;  // NOLINT: C symbols lie outside of it.
@@ -18,4 +19,6 @@ extern "C" {
 DEFINE_KERNEL(Moments)
 DEFINE_KERNEL(Sums)
 DEFINE_KERNEL(Blend)
+DEFINE_KERNEL(Normalize)
+DEFINE_KERNEL(NormalizeGrad)
 }

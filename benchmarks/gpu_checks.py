@@ -73,17 +73,17 @@ def check(library, shape, dtype, device, has_weights=False, has_segments=False):
     spread = torch.sqrt(expected_m2 / expected_count.clamp_min(1e-30)[:, None])
     rounding = 1e-15 * expected_mean.abs()
     total = expected_count[:, None]
-    _expect(what, "count", count, expected_count, 64 * epsilon * expected_count)
-    _expect(what, "mean", mean, expected_mean, 64 * epsilon * spread + rounding)
+    expect(what, "count", count, expected_count, 64 * epsilon * expected_count)
+    expect(what, "mean", mean, expected_mean, 64 * epsilon * spread + rounding)
     tolerance = 512 * epsilon * expected_m2 + total * rounding * (spread + rounding)
-    _expect(what, "m2", m2, expected_m2, tolerance)
+    expect(what, "m2", m2, expected_m2, tolerance)
 
     sum_u, sum_uv = outputs(2, *vectors)
     center = expected_mean + spread / 8
     library.sums(x, sum_u, sum_uv, u=dy, center=center, weighted=has_weights, **options)()
     expected, sizes = view.sums(center)
-    _expect(what, "sum_u", sum_u, expected[0], 64 * epsilon * sizes[0])
-    _expect(what, "sum_uv", sum_uv, expected[1], 64 * epsilon * sizes[1])
+    expect(what, "sum_u", sum_u, expected[0], 64 * epsilon * sizes[0])
+    expect(what, "sum_uv", sum_uv, expected[1], 64 * epsilon * sizes[1])
 
     # With y from the same pass: of u, and of v, whose centre is one that the compute type holds.
     scale, shift = (torch.randn(vectors, dtype=torch.float64, device=device) for _ in range(2))
@@ -93,13 +93,13 @@ def check(library, shape, dtype, device, has_weights=False, has_segments=False):
         operands = dict(u=u, center=own_center, scale=scale, y=y, weighted=has_weights, **shifted)
         library.sums(x, sum_u, sum_uv, **operands, **options)()
         expected, sizes = view.sums(own_center, of_u=u is not None)
-        _expect(what, "sum_u, one pass", sum_u, expected[0], 64 * epsilon * sizes[0])
-        _expect(what, "sum_uv, one pass", sum_uv, expected[1], 64 * epsilon * sizes[1])
+        expect(what, "sum_u, one pass", sum_u, expected[0], 64 * epsilon * sizes[0])
+        expect(what, "sum_uv, one pass", sum_uv, expected[1], 64 * epsilon * sizes[1])
         offset = shift if u is None else torch.zeros_like(shift)
         for actual, expected, size in view.scaled(y, scale, offset, own_center, u is not None):
             narrow = torch.finfo(dtype)
             rounding = narrow.eps * (expected.abs() + narrow.smallest_normal)
-            _expect(what, "y, one pass", actual, expected, rounding + 8 * epsilon * size)
+            expect(what, "y, one pass", actual, expected, rounding + 8 * epsilon * size)
 
     a, b, c = (torch.randn(vectors, dtype=torch.float64, device=device) for _ in range(3))
     operands = dict(u=dy, v=x, a=a, b=b, c=c, center=center, weighted=has_weights)
@@ -109,7 +109,7 @@ def check(library, shape, dtype, device, has_weights=False, has_segments=False):
         narrow = torch.finfo(dtype)
         rounding = narrow.eps * (expected.abs() + narrow.smallest_normal)
         tolerance = rounding + 8 * epsilon * (size + low)
-        _expect(what, "blend", actual, expected, tolerance)
+        expect(what, "blend", actual, expected, tolerance)
     library.blend(dy, **operands, **options)()  # Over u.
     if not torch.equal(dy, y):
         raise Failure(f"blend over its input differs: {what}")
@@ -188,7 +188,7 @@ class Pieces:
             yield y[rows].double(), first + second + third, size
 
 
-def _expect(what, name, actual, expected, tolerance):
+def expect(what, name, actual, expected, tolerance):
     wrong = ~((actual - expected).abs() <= tolerance)  # True where NaN.
     if wrong.any():
         i = tuple(wrong.nonzero()[0].tolist())

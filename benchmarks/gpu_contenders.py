@@ -44,8 +44,7 @@ class Case:
 
 def contenders(library, case, device, l2_bytes):
     """Returns a dictionary of lists of calls."""
-    sets = max(2, math.ceil(4 * l2_bytes / case.size_bytes)) if case.size_bytes < 5e8 else 1
-    buffers = [Buffers(case, device) for _ in range(min(sets, 64))]
+    buffers = buffer_sets(case, device, l2_bytes)
     named = [ours(library, buffer) for buffer in buffers]
     if device.type == "cuda":
         named = [
@@ -53,6 +52,12 @@ def contenders(library, case, device, l2_bytes):
             for calls, buffer in zip(named, buffers, strict=True)
         ]
     return {name: [calls[name] for calls in named] for name in named[0]}
+
+
+def buffer_sets(case, device, l2_bytes):
+    """A list of `Buffers`, as many as it takes."""
+    sets = max(2, math.ceil(4 * l2_bytes / case.size_bytes)) if case.size_bytes < 5e8 else 1
+    return [Buffers(case, device) for _ in range(min(sets, 64))]
 
 
 class Buffers:

@@ -48,7 +48,8 @@ def build(folder, sources=SOURCES, emulate=False, flags=()):
 
 class Layout(ctypes.Structure):
     _fields_ = [
-        (name, ctypes.c_int64) for name in ("rows", "channels", "inner", "segments", "segment_rows")
+        (name, ctypes.c_int64)
+        for name in ("rows", "channels", "inner", "segments", "segment_rows", "row_channels")
     ]
 
 
@@ -60,18 +61,71 @@ class Vector(ctypes.Structure):
     ]
 
 
-def _structure(name, *fields):
-    kinds = dict.fromkeys(("center", "a", "b", "c", "scale", "shift"), Vector)
-    kinds["weighted"] = ctypes.c_bool
-    members = [(field, kinds.get(field, ctypes.c_void_p)) for field in fields]
+def vector(tensor):
+    """A vector per channel, or per segment and channel."""
+    return Vector(tensor.data_ptr(), tensor.dtype == torch.float64, tensor.dim() == 2)
+
+
+class Rectifier(ctypes.Structure):
+    _fields_ = [
+        ("is_given", ctypes.c_bool),
+        ("negative_slope", ctypes.c_float),
+        ("cap", ctypes.c_float),
+    ]
+
+
+class Gate(ctypes.Structure):
+    _fields_ = [
+        ("rectifier", Rectifier),
+        ("y", ctypes.c_void_p),
+        ("scale", Vector),
+        ("shift", Vector),
+    ]
+
+
+class MovingAverage(ctypes.Structure):
+    _fields_ = [
+        ("mean", Vector),
+        ("variance", Vector),
+        *((name, ctypes.c_void_p) for name in ("share", "new_mean", "new_variance")),
+    ]
+
+
+VECTORS = "center a b c scale shift gamma beta of_mean of_variance".split()
+KINDS = dict.fromkeys(VECTORS, Vector) | {
+    "weighted": ctypes.c_bool,
+    "backwards": ctypes.c_bool,
+    "vectors_are_double": ctypes.c_bool,
+    "epsilon": ctypes.c_double,
+    "members": ctypes.c_int64,
+    "rectifier": Rectifier,
+    "gate": Gate,
+    "moving": MovingAverage,
+}
+
+
+def _structure(name, fields, **kinds):
+    kinds = KINDS | kinds
+    members = [(field, kinds.get(field, ctypes.c_void_p)) for field in fields.split()]
     header = [("dtype", ctypes.c_int), ("layout", Layout)]
     return type(name, (ctypes.Structure,), {"_fields_": header + members})
 
 
 ARGUMENTS = {
-    "Moments": _structure("Moments", "x", "weights", "count", "mean", "m2"),
-    "Sums": _structure("Sums", *"u v center scale shift weights weighted sum_u sum_uv y".split()),
-    "Blend": _structure("Blend", *"u v a b c center weights weighted y".split()),
+    "Moments": _structure("Moments", "x weights count mean m2"),
+    "Sums": _structure("Sums", "u v center scale shift weights weighted gate sum_u sum_uv y"),
+    "Blend": _structure("Blend", "u v a b c center weights weighted rectifier gate y backwards"),
+    "Normalize": _structure(
+        "Normalize",
+        "x residual gamma beta parts members epsilon rectifier moving y count mean variance",
+    ),
+    "NormalizeGrad": _structure(
+        "NormalizeGrad",
+        "dy x y own_sums sums gamma beta epsilon rectifier count mean variance of_mean of_variance "
+        "dx dresidual dgamma dbeta vectors_are_double",
+        mean=Vector,
+        variance=Vector,
+    ),
 }
 
 
@@ -98,26 +152,32 @@ class Library:
     def blend(self, y, *, segment_rows=None, **operands):
         return self._bind("Blend", y, segment_rows, y=y, **operands)
 
+    def normalize(self, x, y, count, mean, variance, *, segment_rows=None, **operands):
+        outputs = dict(y=y, count=count, mean=mean, variance=variance)
+        return self._bind("Normalize", x, segment_rows, x=x, **outputs, **operands)
+
+    def normalize_grad(self, dy, dx, dgamma, dbeta, *, segment_rows=None, **operands):
+        outputs = dict(dx=dx, dgamma=dgamma, dbeta=dbeta)
+        outputs["vectors_are_double"] = dgamma.dtype == torch.float64
+        return self._bind("NormalizeGrad", dy, segment_rows, dy=dy, **outputs, **operands)
+
     def _bind(self, name, like, segment_rows, **operands):
         rows, channels, inner = like.shape
         segment_rows = rows if segment_rows is None else segment_rows
         segments = 1 if segment_rows == rows else -(-rows // segment_rows)
         arguments = ARGUMENTS[name]()
         arguments.dtype = DTYPES.index(like.dtype)
-        arguments.layout = Layout(rows, channels, inner, segments, segment_rows)
+        arguments.layout = Layout(rows, channels, inner, segments, segment_rows, 0)
         memory = [value for value in operands.values() if isinstance(value, torch.Tensor)]
         for field, kind in arguments._fields_[2:]:
             value = operands.pop(field, None)
             if kind is ctypes.c_bool:
                 setattr(arguments, field, bool(value))
-            elif value is not None:
+            elif isinstance(value, torch.Tensor):
                 assert value.is_contiguous(), field
-                data = value.data_ptr()
-                if kind is Vector:
-                    is_double = value.dtype == torch.float64
-                    setattr(arguments, field, Vector(data, is_double, value.dim() == 2))
-                else:
-                    setattr(arguments, field, data)
+                setattr(arguments, field, vector(value) if kind is Vector else value.data_ptr())
+            elif value is not None:  # A number, or a structure.
+                setattr(arguments, field, value)
         assert not operands, operands
         return self._queue(name, arguments, memory, like.device)
 
