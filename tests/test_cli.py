@@ -13,6 +13,8 @@ import keras_norms
 from custom_ops.compiler import BuildError
 from keras_norms import cli
 from keras_norms.cli import build as build_command
+from keras_norms.cli import doctor
+from keras_norms.diagnostics.memory_pages import MemoryPages
 from keras_norms.ops import library
 
 BUILT = {"tensorflow": "2.0", "cuda_architectures": ["80", "90"], "xla": "ffi", "sources": "old"}
@@ -56,6 +58,40 @@ def test_doctor_as_json(capsys, monkeypatch, found, is_current):
     assert report["native"]["reason"] == found.reason
     assert report["native"]["is_current"] is is_current
     assert report["implementation"] == ("native" if found.ops else "reference")
+
+
+MEMORY = MemoryPages(
+    allocator="glibc",
+    allocator_version="2.36",
+    tensorflow_keeps_memory=False,
+    allocator_advice="It gives [memory] back.",
+    huge_pages="madvise",
+    huge_pages_advice="Ask for them.",
+    tunables={"hugetlb": 0},
+)
+
+
+def test_doctor_says_what_memory_comes_from(capsys, monkeypatch):
+    """Advice is no problem: the exit code stays 0."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(doctor, "memory_pages", lambda: MEMORY)
+    monkeypatch.setattr(library, "load", lambda: LOADED)
+    assert cli.main(["doctor"]) == 0
+    text = printed(capsys)
+    assert "Allocator │ glibc 2.36. It gives [memory] back." in text
+    assert "Huge pages │ madvise. Ask for them." in text
+    assert "Problems │ none" in text
+    assert cli.main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["memory"] == MEMORY._asdict() | {"allocator_in_words": "glibc 2.36"}
+    assert report["problems"] == []
+
+
+def test_doctor_names_the_allocator_of_tensorflow(capsys, monkeypatch):
+    memory = MEMORY._replace(tensorflow_keeps_memory=True)
+    monkeypatch.setattr(doctor, "memory_pages", lambda: memory)
+    cli.main(["doctor"])
+    assert "Allocator │ TensorFlow's own." in printed(capsys)
 
 
 def test_doctor_fails_where_a_library_is_refused(capsys, monkeypatch):

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from keras_norms.cli.build import custom_ops
+from keras_norms.diagnostics.memory_pages import memory_pages
 from keras_norms.keras_api import IS_KERAS_3, backend_name, keras
 from keras_norms.ops import library
 from keras_norms.ops.choice import implementation_in_use, native_status
@@ -29,8 +30,8 @@ def run(options):
 
 
 def examine():
-    """Returns versions, devices, the implementation in use and problems, all JSON types."""
-    native = native_status()
+    """Returns versions, devices, memory, the implementation in use and problems, all JSON types."""
+    native, memory = native_status(), memory_pages()
     legacy = not IS_KERAS_3 and keras.layers.Layer.__module__.startswith("tf_keras")
     backend = backend_name()
     problems = []
@@ -57,6 +58,7 @@ def examine():
         "devices": [device.name for device in tf.config.list_physical_devices()],
         "native": native._asdict() | {"is_current": _is_current(native)},
         "implementation": implementation_in_use(),
+        "memory": memory._asdict() | {"allocator_in_words": memory.allocator_in_words},
         "problems": problems,
     }
 
@@ -69,7 +71,7 @@ def _is_current(native):
 
 
 def _print_table(findings):
-    kind, native = findings["keras"], findings["native"]
+    kind, native, memory = findings["keras"], findings["native"], findings["memory"]
     state = "available" if native["available"] else "not available"
     library = f"{state}: {native['reason']}"
     if native["is_current"] is False:
@@ -96,6 +98,8 @@ def _print_table(findings):
         "for CUDA": architectures or "no",
         "in XLA programs": xla[native["xla"]],
         "Layers run on": implementation,
+        "Allocator": f"{memory['allocator_in_words']}. {memory['allocator_advice']}",
+        "Huge pages": f"{memory['huge_pages']}. {memory['huge_pages_advice']}",
     }
     table = Table(title="keras-norms doctor", show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
