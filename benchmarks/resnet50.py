@@ -3,7 +3,7 @@
 Three models of `keras.applications.ResNet50`, with the same weights: stock, ours, and
 one without normalization, which shows how much of a step there is to gain.
 
-    python benchmarks/resnet50.py [--size 64] [--batch 32] [--repeats 12]
+    python benchmarks/resnet50.py [--size 64] [--batch 32] [--jit] [--dtype mixed_bfloat16]
 """
 
 import argparse
@@ -24,19 +24,15 @@ from keras_norms.keras_api import keras
 
 def main():
     options = arguments()
-    generator = np.random.default_rng(0)
-    shape = (options.batch, options.size, options.size, 3)
-    images = tf.constant(generator.normal(size=shape), tf.float32)
-    labels = tf.constant(generator.integers(options.classes, size=options.batch))
-    stock = keras.applications.ResNet50(
-        weights=None, input_shape=shape[1:], classes=options.classes, classifier_activation=None
-    )
+    keras.mixed_precision.set_global_policy(options.dtype)
+    images, labels = batch_of_noise(options)
+    stock = stock_model(options)
     models = {
         "ours": with_layers(stock, ours),
         "stock": stock,
         "no normalization": with_layers(stock, lambda layer: Unnormalized()),
     }
-    steps = {name: training_step(model) for name, model in models.items()}
+    steps = {name: training_step(model, options.jit) for name, model in models.items()}
     timings = interleaved(
         {name: lambda step=step: step(images, labels) for name, step in steps.items()},
         options.repeats,
@@ -57,12 +53,31 @@ def arguments():
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--jit", action="store_true", help="compiled by XLA")
+    parser.add_argument("--dtype", default="float32", help="a policy, as mixed_bfloat16")
     parser.add_argument("--json", metavar="FILE", help="write the results to this file, too")
     parser.add_argument("--smoke", action="store_true", help="two tiny steps, to see that it runs")
     options = parser.parse_args()
     if options.smoke:
         options.size, options.batch, options.repeats = 32, 2, 2
     return options
+
+
+def batch_of_noise(options):
+    """Images and labels."""
+    generator = np.random.default_rng(0)
+    shape = (options.batch, options.size, options.size, 3)
+    images = tf.constant(generator.normal(size=shape), tf.float32)
+    return images, tf.constant(generator.integers(options.classes, size=options.batch))
+
+
+def stock_model(options):
+    return keras.applications.ResNet50(
+        weights=None,
+        input_shape=(options.size, options.size, 3),
+        classes=options.classes,
+        classifier_activation=None,
+    )
 
 
 class Unnormalized(keras.layers.Layer):
@@ -92,13 +107,13 @@ def with_layers(model, replacement):
     return cloned
 
 
-def training_step(model):
+def training_step(model, jit_compile=False):
     """A function of images and labels that makes a step of SGD and returns the loss."""
     loss_function = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     optimizer = keras.optimizers.SGD(1e-6)
     optimizer.build(model.trainable_variables)
 
-    @tf.function
+    @tf.function(jit_compile=jit_compile)
     def step(images, labels):
         with tf.GradientTape() as tape:
             loss = loss_function(labels, model(images, training=True))
@@ -110,7 +125,8 @@ def training_step(model):
 
 
 def table(timings, options):
-    grid = Table(title=f"ResNet-50, batch {options.batch}, {options.size}x{options.size}")
+    kind = options.dtype + (", XLA" if options.jit else "")
+    grid = Table(title=f"ResNet-50, batch {options.batch}, {options.size}x{options.size}, {kind}")
     grid.add_column("batch norm")
     for name in ("step ms", "(quartiles)", "time / ours"):
         grid.add_column(name, justify="right")

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_norms
+from keras_norms.diagnostics.memory_pages import memory_pages
 from keras_norms.keras_api import keras
 from keras_norms.ops.choice import implementation_in_use
 
@@ -73,18 +74,20 @@ def interleaved(contenders, repeats, warmup=3, lead_in=1):
 
 
 def environment():
-    """Machine, versions and implementation in use, as a dict of strings."""
+    """Machine, versions, implementation in use and memory, as a dict of strings."""
     package = keras.__name__.partition(".")[0]  # keras or tf_keras
     gpus = [
         tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
         for gpu in tf.config.list_physical_devices("GPU")
     ]
+    memory = memory_pages()
     return {
         "machine": ", ".join([_processor(), f"{len(os.sched_getaffinity(0))} cores", *gpus]),
         "python": f"Python {platform.python_version()}",
         "tensorflow": f"TensorFlow {tf.__version__}",
         "keras": f"{package} {metadata.version(package)}",
         "keras_norms": f"keras_norms {keras_norms.__version__}, {implementation_in_use()}",
+        "memory": f"allocator {memory.allocator_in_words}, huge pages {memory.huge_pages}",
     }
 
 
