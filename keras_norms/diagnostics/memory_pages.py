@@ -127,8 +127,11 @@ def allocator_advice(allocator, environment, tensorflow_keeps=False):
     keeps = keeps_memory(allocator, environment)
     if keeps:
         return "It keeps memory for the next step: nothing to do."
-    how = "gives large memory back in every step" if keeps is False else "may give memory back"
-    return f"It {how}: on a CPU, start with LD_PRELOAD=libtcmalloc_minimal.so.4 to keep it."
+    how = "gives" if keeps is False else "may give"
+    return (
+        f"It {how} large memory back in every step: for tensors of more than 32 MB on a CPU, "
+        "LD_PRELOAD=libtcmalloc_minimal.so.4 keeps it."
+    )
 
 
 def huge_pages_advice(setting, allocator, version=None, tunables=None):
@@ -145,7 +148,7 @@ def huge_pages_advice(setting, allocator, version=None, tunables=None):
         return "glibc asks for them: nothing to do."
     if version and _numbers(version) < (2, 35):
         return f"glibc asks for them from 2.35 on, and this is {version}."
-    return "On a CPU, start with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 to ask for them."
+    return "Where memory is not kept, GLIBC_TUNABLES=glibc.malloc.hugetlb=1 asks for them."
 
 
 def tensorflow_keeps_memory():

@@ -107,7 +107,7 @@ def test_who_keeps_memory(allocator, environment, keeps):
     [
         ("glibc", {}, False, "gives large memory back in every step"),
         ("glibc", {}, None, "LD_PRELOAD=libtcmalloc_minimal.so.4"),
-        ("unknown", {}, False, "may give memory back"),
+        ("unknown", {}, False, "may give large memory back"),
         ("tcmalloc", {"LD_PRELOAD": "libtcmalloc.so.4"}, False, "nothing to do"),
         ("glibc", {}, True, "as oneDNN is on: nothing to do"),
         ("glibc", {"LD_PRELOAD": "a.so /x/libjemalloc.so.2"}, False, "jemalloc, which was not"),
