@@ -17,7 +17,8 @@
 
 namespace keras_norms {
 
-enum class Role { kActivation, kVector, kWeights, kCount, kScalar, kParts, kSums };
+// A parameter is a vector that all segments share.
+enum class Role { kActivation, kVector, kParameter, kWeights, kCount, kScalar, kParts, kSums };
 
 struct Operand {
   const char* name;
@@ -48,19 +49,19 @@ inline constexpr Operand kBlendOperands[] = {
 inline constexpr Operand kNormalizeOperands[] = {
     {"x", Role::kActivation, nullptr},
     {"residual", Role::kActivation, "num_residual"},
-    {"gamma", Role::kVector, "num_gamma"},
-    {"beta", Role::kVector, "num_beta"},
+    {"gamma", Role::kParameter, "num_gamma"},
+    {"beta", Role::kParameter, "num_beta"},
     {"parts", Role::kParts, "num_parts"},
-    {"moving_mean", Role::kVector, "num_moving"},
-    {"moving_variance", Role::kVector, "num_moving"},
+    {"moving_mean", Role::kParameter, "num_moving"},
+    {"moving_variance", Role::kParameter, "num_moving"},
     {"share", Role::kScalar, "num_moving"},
 };
 inline constexpr Operand kNormalizeGradOperands[] = {
     {"dy", Role::kActivation, nullptr},
     {"x", Role::kActivation, nullptr},
     {"y", Role::kActivation, "num_y"},
-    {"gamma", Role::kVector, "num_gamma"},
-    {"beta", Role::kVector, "num_beta"},
+    {"gamma", Role::kParameter, "num_gamma"},
+    {"beta", Role::kParameter, "num_beta"},
     {"count", Role::kCount, nullptr},
     {"mean", Role::kVector, nullptr},
     {"variance", Role::kVector, nullptr},
@@ -169,6 +170,7 @@ inline bool Fits(Role role, const Sizes& sizes, const Sizes& activation,
            MayEqual(sizes[0], SegmentCount(activation[0], options)) &&
            MayEqual(sizes[1], channels);
   }
+  if (role == Role::kParameter) return sizes.size() == 1 && MayEqual(sizes[0], channels);
   if (role == Role::kScalar) return sizes.empty();
   if (role == Role::kParts) {
     return sizes.size() == 2 && MayEqual(sizes[1], channels < 0 ? -1 : 2 * channels + 1);
@@ -196,6 +198,8 @@ inline const char* Rule(Role role) {
       return "activations must have the same shape.";
     case Role::kVector:
       return "a vector must be [channels], or [segments, channels] with a segment_size.";
+    case Role::kParameter:
+      return "a parameter must be [channels].";
     case Role::kCount:
       return "a count must be [1], or [segments, 1] with a segment_size.";
     case Role::kScalar:

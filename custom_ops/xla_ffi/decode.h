@@ -179,7 +179,8 @@ class Decoder {
       if (!shapes_[i].present) continue;
       const ffi::DataType type = buffers_[i].type;
       const Role role = signature_.operands[i].role;
-      if (role == Role::kVector && type != ffi::F32 && type != ffi::F64) {
+      const bool is_vector = role == Role::kVector || role == Role::kParameter;
+      if (is_vector && type != ffi::F32 && type != ffi::F64) {
         return Sentence("vectors must be float32 or float64.", "another dtype");
       }
       const bool is_exact = role == Role::kCount || role == Role::kParts || role == Role::kSums;
