@@ -159,7 +159,7 @@ def test_the_mask_of_a_preceding_layer_arrives_beside_a_residual():
 # Bad input.
 
 
-@pytest.mark.parametrize("value", ["no_such", 3, keras.layers.Dense(2)], ids=str)
+@pytest.mark.parametrize("value", ["no_such", 3, keras.layers.Dense(2), keras.layers.ReLU], ids=str)
 def test_rejects_activations(value):
     rule = "`activation` must be None, the name of a Keras activation, a function, or a `ReLU` or"
     with pytest.raises(ValueError, match=f"^BatchNormalization.*: {rule}.*Received: activation="):
@@ -183,10 +183,24 @@ def test_rejects_residuals(name):
         BN(activation="relu")(tf.ones((2, 3)), residual=residual)
 
 
+def test_a_shortcut_from_before_the_first_layer_under_mixed_precision():
+    """Where the inputs are of the compute dtype and the model's own input is float32."""
+    layer = BN(activation="relu", dtype="mixed_bfloat16")
+    y = layer(tf.ones((2, 3), tf.bfloat16), residual=tf.ones((2, 3)))
+    assert y.dtype == tf.bfloat16
+
+
 def test_rejects_a_residual_of_another_shape_when_a_graph_is_built():
     x, r = keras.Input((4, 4, 3)), keras.Input((1, 1, 3))
     with pytest.raises(ValueError, match="`residual` must have the shape and dtype of `inputs`"):
         BN(activation="relu")(x, residual=r)
+
+
+def test_a_call_that_is_refused_decides_nothing():
+    layer = BN(activation="relu")
+    with pytest.raises(ValueError, match="`residual` must have the shape"):
+        layer(tf.ones((2, 3)), residual=tf.ones((2, 1)))
+    assert layer(tf.ones((2, 3))).shape == (2, 3)
 
 
 def test_rejects_a_residual_in_some_calls_only():

@@ -482,18 +482,21 @@ REASONS = {
         lambda: after(BN(name="norm", activity_regularizer="l2"), layers.ReLU()),
         "it has an activity regularizer",
     ),
-    "nothing": (lambda: after(BN(name="norm")), "no activation is behind it, but '.*dense.*'"),
+    "nothing": (
+        lambda: after(BN(name="norm")),
+        "no activation layer is behind it, but '.*dense.*'",
+    ),
     "dropout": (
         lambda: after(BN(name="norm"), layers.Dropout(0.5, name="drop"), layers.ReLU()),
-        "no activation is behind it, but 'drop'",
+        "no activation layer is behind it, but 'drop'",
     ),
     "trained_activation": (
         lambda: after(BN(name="norm"), layers.PReLU(name="prelu")),
-        "no activation is behind it, but 'prelu'",
+        "no activation layer is behind it, but 'prelu'",
     ),
     "linear_sum": (
         lambda: summed(relu=layers.Dense(2, name="top")),
-        "no activation is behind 'total', but 'top'",
+        "no activation layer is behind 'total', but 'top'",
     ),
     "tanh": (
         lambda: after(BN(name="norm"), layers.Activation("tanh", name="act")),

@@ -7,7 +7,10 @@
 #define KERAS_NORMS_OPS_OP_HELPERS_H_
 
 #include <array>
-#include <cstdlib>
+#include <cmath>
+#include <cstdio>
+#include <locale>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -64,13 +67,23 @@ absl::Status ReadOptions(Context* context, const Signature& signature, CallOptio
     TF_RETURN_IF_ERROR(context->GetAttr("rectified", &rectifier->is_given));
     TF_RETURN_IF_ERROR(context->GetAttr("negative_slope", &rectifier->negative_slope));
     TF_RETURN_IF_ERROR(context->GetAttr("cap", &rectifier->cap));
+    const bool is_valid = std::isfinite(rectifier->negative_slope) &&
+                          rectifier->negative_slope >= 0 && std::isfinite(rectifier->cap) &&
+                          rectifier->cap >= 0;
+    if (!is_valid) {
+      return absl::InvalidArgumentError(
+          op + "negative_slope and cap must be finite and at least 0. Received: negative_slope=" +
+          std::to_string(rectifier->negative_slope) + ", cap=" + std::to_string(rectifier->cap) +
+          ".");
+    }
   }
   if (signature.has_epsilon) {
     std::string epsilon;
     TF_RETURN_IF_ERROR(context->GetAttr("epsilon", &epsilon));
-    char* end = nullptr;
-    options->epsilon = std::strtod(epsilon.c_str(), &end);
-    if (epsilon.empty() || *end != '\0' || !(options->epsilon >= 0)) {
+    std::istringstream text(epsilon);
+    text.imbue(std::locale::classic());  // Not that of the process, which may want a comma.
+    text >> options->epsilon;
+    if (text.fail() || text.peek() != EOF || !(options->epsilon >= 0)) {
       return absl::InvalidArgumentError(op + "epsilon must be a number, at least 0, as text." +
                                         " Received: epsilon=" + epsilon + ".");
     }

@@ -180,8 +180,9 @@ class XlaMath {
     const Rectifier& rectifier = options_.rectifier;
     const Op zero = xla::ZerosLike(z);
     const Op above = rectifier.cap > 0 ? xla::Min(z, xla::FullLike(z, rectifier.cap)) : z;
-    const Op finite = xla::Max(z, xla::MinFiniteValue(builder_, compute_));
-    const Op below = xla::FullLike(z, rectifier.negative_slope) * finite + zero;
+    const Op least = rectifier.negative_slope > 0 ? xla::MinValue(builder_, compute_)
+                                                  : xla::MinFiniteValue(builder_, compute_);
+    const Op below = xla::FullLike(z, rectifier.negative_slope) * xla::Max(z, least) + zero;
     return xla::Select(xla::Gt(z, zero), above, below);
   }
 

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from keras_norms.arguments import require
 from keras_norms.keras_api import IS_KERAS_3, keras
 from keras_norms.ops.rectifier import Rectifier
@@ -32,7 +34,8 @@ def activation_of(activation, owner):
         found = None
     is_layer = isinstance(found, keras.layers.Layer)
     is_known_layer = isinstance(found, (keras.layers.ReLU, keras.layers.LeakyReLU))
-    require(callable(found) and is_layer == is_known_layer, owner, rule, activation=activation)
+    is_function = callable(found) and not isinstance(found, type)
+    require(is_function and is_layer == is_known_layer, owner, rule, activation=activation)
     return None if found is keras.activations.linear else found
 
 
@@ -62,7 +65,10 @@ def _of_relu(layer):
 
 def _rectifier(negative_slope, cap=math.inf):
     """None for what is no `Rectifier`."""
-    is_one = negative_slope >= 0.0 and cap > 0.0 and (cap == math.inf or negative_slope == 0.0)
+    # Kernels have both in single precision.
+    slope, bound = np.float32(negative_slope), np.float32(cap)
+    is_one = slope >= 0.0 and np.isfinite(slope) and bound > 0.0
+    is_one = is_one and (cap == math.inf or (np.isfinite(bound) and negative_slope == 0.0))
     return Rectifier(negative_slope, cap) if is_one else None
 
 

@@ -92,8 +92,8 @@ class BatchNormalizationBase(ChannelNormalization):
 
     def call(self, inputs, training=None, mask=None, residual=None):
         x, weights, axis, restore = self._viewed(inputs, mask)
-        after = self._after(residual, inputs)
         training = self._mode(training)
+        after = self._after(residual, inputs)
         parameters = self._read_parameters()
         if training is False:
             y = self._infer(x, self._read_state(), parameters, axis, weights, after)

@@ -175,8 +175,8 @@ class BatchlessNormalization(ChannelNormalization):
 
     def call(self, inputs, training=None, mask=None, residual=None):
         x, weights, axis, restore = self._viewed(inputs, mask)
-        after = self._after(residual, inputs)
         training = self._mode(training)
+        after = self._after(residual, inputs)
         mean, stored, inverse_stddev = self._read_statistics()
         scale, center, shift = self._affine(mean, inverse_stddev, **self._read_parameters())
         if training is False:

@@ -6,7 +6,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_norms.arguments import require
 from keras_norms.keras_api import (
     IS_KERAS_3,
     LayerWithLosses,
@@ -19,10 +18,8 @@ from keras_norms.layers import keras_2
 from keras_norms.layers.activations import activation_of, rectifier_of, serialized
 from keras_norms.layers.inputs import (
     check_residual,
-    described,
     mask_of,
     real_tensor,
-    residual_tensor,
     static_if_possible,
 )
 from keras_norms.layers.rules import check_arguments, check_frozen
@@ -244,20 +241,29 @@ class ChannelNormalization(LayerWithUntrainedWeights, LayerWithLosses):
 
     def _check_takes(self, residual):
         takes = residual is not None
-        if self._takes_residual is None:
-            self._takes_residual = takes
-        first = "with" if self._takes_residual else "without"
-        rule = f"a layer that was first called {first} `residual` is always called so"
-        require(takes == self._takes_residual, self._owner, rule, residual=described(residual))
+        if self._takes_residual not in (None, takes):
+            first = "with" if self._takes_residual else "without"
+            raise ValueError(
+                f"{self._owner}: a layer that was first called {first} `residual` is always called "
+                f"so. Received: residual={'a tensor' if takes else None}."
+            )
 
     def _viewed_residual(self, residual, inputs):
         """The residual with one channel axis and in the compute dtype, or None."""
         self._check_takes(residual)
+        if residual is not None:
+            residual = real_tensor(residual, "residual", self._owner)
+            self._check_residual(residual, tf.convert_to_tensor(inputs))
+        self._takes_residual = residual is not None  # Now that the call is sound.
         if residual is None:
             return None
-        residual = tf.cast(residual_tensor(residual, inputs, self._owner), self.compute_dtype)
+        residual = tf.cast(residual, self.compute_dtype)
         axes = canonical_axes(self.axis, residual.shape.rank, self._owner)
         return ChannelView(axes, residual.shape.rank).apply(residual)
+
+    def _check_residual(self, residual, inputs):
+        dtypes = self.compute_dtype, self.variable_dtype
+        check_residual(residual, inputs, dtypes, self._owner)
 
     def _vector(self, variable, dtype=None):
         value = tf.convert_to_tensor(variable)
@@ -281,7 +287,8 @@ class ChannelNormalization(LayerWithUntrainedWeights, LayerWithLosses):
         def compute_output_spec(self, inputs, training=None, mask=None, residual=None):
             self._check_takes(residual)
             if residual is not None:
-                check_residual(residual, inputs, self._owner)
+                self._check_residual(residual, inputs)
+            self._takes_residual = residual is not None
             return super().compute_output_spec(inputs)
 
     def get_config(self):

@@ -28,32 +28,20 @@ def real_tensor(value, name, owner):
     return tensor
 
 
-def residual_tensor(residual, inputs, owner):
-    """What is added to the normalized inputs, as a tensor of their shape and dtype.
+def check_residual(residual, inputs, layer_dtypes, owner):
+    """Raises if a residual does not have the shape of the inputs, and their dtype or the layer's.
 
-    Raises:
-        ValueError: if it has another.
+    Both may be symbolic. With mixed precision a shortcut may come from before the first layer.
     """
-    residual = real_tensor(residual, "residual", owner)
-    check_residual(residual, tf.convert_to_tensor(inputs), owner)
-    return residual
-
-
-def check_residual(residual, inputs, owner):
-    """Raises if a residual has another shape or dtype than the inputs. Both may be symbolic."""
     one, other = tf.TensorShape(residual.shape), tf.TensorShape(inputs.shape)
     dtypes = [tf.as_dtype(each.dtype) for each in (residual, inputs)]
-    if not one.is_compatible_with(other) or dtypes[0] != dtypes[1]:
+    fits = dtypes[0] == dtypes[1] or dtypes[0].name in layer_dtypes
+    if not one.is_compatible_with(other) or not fits:
         raise ValueError(
-            f"{owner}: `residual` must have the shape and dtype of `inputs`. Received: "
-            f"residual of shape {one} and dtype {dtypes[0].name}, inputs of shape {other} and "
-            f"dtype {dtypes[1].name}."
+            f"{owner}: `residual` must have the shape and dtype of `inputs`, or the dtype of the "
+            f"layer. Received: residual of shape {one} and dtype {dtypes[0].name}, inputs of shape "
+            f"{other} and dtype {dtypes[1].name}."
         )
-
-
-def described(tensor):
-    """A tensor, or None, for an error message."""
-    return None if tensor is None else f"a tensor of shape {tensor.shape}"
 
 
 def mask_of(inputs):

@@ -84,7 +84,7 @@ class FusingPlan(GraphPlan):
     def _check_activation(self, name, add, norm):
         layer, where = self.layers.get(name), f"behind '{add}'" if add else "behind it"
         is_one = type(layer) in (*RECTIFYING, keras.layers.Activation)
-        _need(is_one, f"no activation is {where}, but '{name}'")
+        _need(is_one, f"no activation layer is {where}, but '{name}'")
         activation = _activation_of(layer)
         which = getattr(activation, "__name__", f"a {type(layer).__name__} of these options")
         is_computed = rectifier_of(activation) is not None

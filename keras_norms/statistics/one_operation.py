@@ -113,7 +113,12 @@ def _normalize(op, dy, d_count, d_mean, d_variance, *d_moved):
     y, count, mean, variance, *_ = op.outputs
     is_rectified, has_residual = op.get_attr("rectified"), "residual" in given
     others = _attributes(op)
-    if is_rectified and has_residual:
+    # Halves of a slope are rounded once, before they are summed and stored.
+    is_inexact = op.get_attr("negative_slope") > 0.0 and y.dtype.size < 4
+    if is_rectified and has_residual and is_inexact:
+        dy = native.rectifier_of(op).gradient(dy, y)
+        others |= dict(rectified=False)
+    elif is_rectified and has_residual:
         others |= dict(y=[y])
     elif is_rectified:
         others |= dict(beta=native.optional(given.get("beta")))

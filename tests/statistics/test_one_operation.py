@@ -240,3 +240,36 @@ def test_xla(rng, rectifier, has_residual, xla, monkeypatch):
         tf.nest.flatten([found, gradients]), tf.nest.flatten([expected, of_inputs]), strict=True
     ):
         assert_close(one, _exact(other), 1e-5)
+
+
+@pytest.mark.parametrize("rectifier", RECTIFIERS.values(), ids=RECTIFIERS)
+def test_infinite_numbers_are_rectified_as_by_tensorflow(rectifier):
+    """What overflowed stays so, and its gradient is that of TensorFlow's operation."""
+    x = tf.zeros([2, 3])
+    residual = tf.constant([[np.inf, -np.inf, np.nan], [1.0, -1.0, 0.0]])
+
+    def step():
+        with tf.GradientTape() as tape:
+            tape.watch(residual)
+            options = dict(residual=residual, rectifier=rectifier)
+            found = normalize_batch(x, Standardization(EPSILON), {}, **options)
+        return found.y, tape.gradient(found.y, residual)
+
+    found = step()
+    with keras_norms.implementation("reference"):
+        for one, other in zip(found, step(), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_cancels_in_half_precision(dtype):
+    """With a batch of one no gradient reaches x, whatever is rounded on the way."""
+    x, residual = tf.constant([[1.0, -2.0, 3.0]]), tf.constant([[-1.0, -2.0, -3.0]])
+    x, residual = tf.cast(x, dtype), tf.cast(residual, dtype)
+    dy = tf.cast([[100.0, 33.3, 7.7]], dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        options = dict(residual=residual, rectifier=Rectifier(negative_slope=0.3))
+        y = normalize_batch(x, Standardization(1e-3), {}, **options).y
+    dx = tape.gradient(y, x, output_gradients=dy)
+    assert np.max(np.abs(tf.cast(dx, tf.float64))) < 1e-3
