@@ -482,7 +482,7 @@ REASONS = {
         lambda: after(BN(name="norm", activity_regularizer="l2"), layers.ReLU()),
         "it has an activity regularizer",
     ),
-    "nothing": (lambda: after(BN(name="norm")), "no activation layer .* but '.*dense.*'"),
+    "nothing": (
         lambda: after(BN(name="norm")),
         "no activation layer is behind it, but '.*dense.*'",
     ),
