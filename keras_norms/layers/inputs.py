@@ -34,13 +34,13 @@ def check_residual(residual, inputs, layer_dtypes, owner):
     Both may be symbolic. With mixed precision a shortcut may come from before the first layer.
     """
     one, other = tf.TensorShape(residual.shape), tf.TensorShape(inputs.shape)
-    dtypes = [tf.as_dtype(each.dtype) for each in (residual, inputs)]
-    fits = dtypes[0] == dtypes[1] or dtypes[0].name in layer_dtypes
+    dtype, other_dtype = (tf.as_dtype(each.dtype).name for each in (residual, inputs))
+    fits = dtype in (other_dtype, *layer_dtypes)
     if not one.is_compatible_with(other) or not fits:
         raise ValueError(
             f"{owner}: `residual` must have the shape and dtype of `inputs`, or the dtype of the "
-            f"layer. Received: residual of shape {one} and dtype {dtypes[0].name}, inputs of shape "
-            f"{other} and dtype {dtypes[1].name}."
+            f"layer. Received: residual of shape {one} and dtype {dtype}, inputs of shape {other} and "
+            f"dtype {other_dtype}."
         )
 
 
