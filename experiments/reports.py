@@ -7,6 +7,7 @@ from importlib import metadata
 import numpy as np
 import tensorflow as tf
 from rich.table import Table
+from scipy import stats
 
 from experiments.bad_input import BadInput
 from experiments.results import write
@@ -36,6 +37,30 @@ def compared(values):
     is_within = abs(mean) <= 2 * error
     verdict = "within" if is_within else "above" if mean > 0 else "below"
     return f"{with_error(values, '+.1')} {verdict}"
+
+
+def interval(values):
+    """The mean and half of its 95 % interval by Student's t, which is NaN for a single value."""
+    count = len(values)
+    if count < 2:
+        return np.mean(values), np.nan
+    error = np.std(values, ddof=1) / count**0.5
+    return np.mean(values), stats.t.ppf(0.975, count - 1) * error
+
+
+def with_interval(values):
+    """`-0.31 [-1.20, +0.58]`."""
+    if not values:
+        return ""
+    mean, half = interval(values)
+    shown = f"{mean:+.2f}"
+    return shown if np.isnan(half) else f"{shown} [{mean - half:+.2f}, {mean + half:+.2f}]"
+
+
+def with_deviation(values):
+    """`61.2 ± 0.4`, with the standard deviation over seeds."""
+    deviation = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{deviation}"
 
 
 def last(run, metric, scale=1):

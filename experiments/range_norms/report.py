@@ -3,7 +3,6 @@
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy import stats
 
 from experiments.range_norms.contenders import CONTENDERS, HOMOGENEOUS, MIXED
 from experiments.range_norms.protocol import (
@@ -28,12 +27,15 @@ from experiments.reports import (
     claim,
     command_line,
     differences,
+    interval,
     last,
     markdown_table,
     plot_band,
     print_table,
     save_figure,
     versions,
+    with_deviation,
+    with_interval,
     write_page,
 )
 
@@ -138,30 +140,6 @@ def data_sets(runs):
 
 
 # Numbers.
-
-
-def interval(values):
-    """The mean and half of its 95 % interval by Student's t, which is NaN for a single value."""
-    count = len(values)
-    if count < 2:
-        return np.mean(values), np.nan
-    error = np.std(values, ddof=1) / count**0.5
-    return np.mean(values), stats.t.ppf(0.975, count - 1) * error
-
-
-def with_interval(values):
-    """`-0.31 [-1.20, +0.58]`."""
-    if not values:
-        return ""
-    mean, half = interval(values)
-    shown = f"{mean:+.2f}"
-    return shown if np.isnan(half) else f"{shown} [{mean - half:+.2f}, {mean + half:+.2f}]"
-
-
-def with_deviation(values):
-    """`61.2 ± 0.4`, with the standard deviation over seeds."""
-    deviation = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.1f}{deviation}"
 
 
 def less(runs, key, baseline):

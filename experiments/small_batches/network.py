@@ -32,8 +32,11 @@ def batchless(multiplier):
     )
 
 
-def network(normalized, seed):
-    """`normalized` makes a layer. The other weights depend on the seed alone."""
+def network(normalized, seed, size=32):
+    """`normalized` makes a layer. The other weights depend on the seed alone.
+
+    `size` is the height and width of the images.
+    """
     layers = keras.layers
     seeds = iter(np.random.default_rng(seed).integers(2**31, size=100).tolist())
 
@@ -43,7 +46,7 @@ def network(normalized, seed):
         x = layers.Conv2D(channels, size, stride, **options)(x)
         return normalized()(x)
 
-    inputs = layers.Input((32, 32, 3))
+    inputs = layers.Input((size, size, 3))
     x = layers.Rescaling(1 / 64, -2)(inputs)
     x = layers.ReLU()(convolution(x, 16, 3, 2))
     for channels, stride in ((16, 1), (32, 2), (64, 2)):

@@ -18,11 +18,12 @@ def course(labels, setting, epochs, seed):
     """The rows that each step takes, of shape (epochs, steps, batch).
 
     They are rows of the images followed by their mirror images. The setting only arranges what
-    the seed draws.
+    the seed draws. What `BATCH` does not divide is left out, other images in each epoch.
     """
     rng = np.random.default_rng(seed)
     count = len(labels)
-    rows = np.stack([rng.permutation(count) for _ in range(epochs)]).reshape(-1, BATCH)
+    taken = count // BATCH * BATCH
+    rows = np.stack([rng.permutation(count)[:taken] for _ in range(epochs)]).reshape(-1, BATCH)
     mirrored = rng.integers(2, size=rows.shape) * count
     place = rng.permuted(np.tile(np.arange(CLASSES), (len(rows), 1)), axis=1)
     if setting.arranged:

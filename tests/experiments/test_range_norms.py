@@ -11,8 +11,9 @@ import keras_norms
 from experiments.range_norms import __main__ as range_norms
 from experiments.range_norms.contenders import CONTENDERS, HOMOGENEOUS, MIXED, Contender
 from experiments.range_norms.protocol import BATCH
-from experiments.range_norms.report import interval, page_of
+from experiments.range_norms.report import page_of
 from experiments.range_norms.training import rows_of, train
+from experiments.reports import interval
 
 pytestmark = pytest.mark.main_leg
 LABELS = np.arange(1300) % 10
