@@ -1,0 +1,1 @@
+"""Batch Renormalization against batch normalization, trained near convergence."""
