@@ -6,6 +6,7 @@ from experiments.small_batches.protocol import Setting
 
 BATCH = 32  # Images in a step.
 SIZE = 16  # Pixels, after averaging.
+WIDTHS = (8, 16, 32)  # Channels of the stages.
 MOMENTUM = 0.99
 PILOT_SEED = 1000
 TRAINING_IMAGES = 10_000  # On which a trained model is measured, beside the test images.
@@ -53,10 +54,10 @@ PROTOCOL = """\
   images, made 16x16 by averaging 2x2 pixels, so that a step takes milliseconds on one CPU core.
   Each training image is mirrored or not at random in each epoch; no other augmentation. Compare
   methods, not with published accuracies.
-* Network: that of the study of small batches, on 16x16 pixels: a 3x3 convolution of 16 channels
-  and stride 2, and one block of two 3x3 convolutions in each of three stages of 16, 32 and 64
-  channels, 9 normalization layers, the last of them on 2x2 positions. 78,000 weights: it is
-  limited by its fit rather than by the number of images.
+* Network: that of the study of small batches with half its channels, on 16x16 pixels: a 3x3
+  convolution of 8 channels and stride 2, and one block of two 3x3 convolutions in each of three
+  stages of 8, 16 and 32 channels, 9 normalization layers, the last of them on 2x2 positions. It
+  has 20,000 weights, so it is limited by its fit rather than by the number of images.
 * Training: {epochs} epochs of {steps:,} steps of {batch} images, {total:,} steps. SGD with
   momentum 0.9 and cosine decay to 0, no weight decay.
 * Groups: the gradient is always that of all {batch} images; `virtual_batch_size` sets how many

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_norms
-from experiments.renorm_convergence.protocol import MOMENTUM, SIZE, TRAINING_IMAGES
+from experiments.renorm_convergence.protocol import MOMENTUM, SIZE, TRAINING_IMAGES, WIDTHS
 from experiments.results import plain
 from experiments.small_batches.network import network
 from experiments.small_batches.training import course, cross_entropies, epoch_of, evaluation_of
@@ -50,7 +50,7 @@ def train(contender, data, test, epochs, seed, after_epoch=lambda: None, at_end=
     rows = course(data[1], contender.setting, epochs, seed)
     steps = rows[..., 0].size
     method, setting, ramps, rate = contender
-    model = network(normalization(method, setting, ramps, steps), seed, SIZE)
+    model = network(normalization(method, setting, ramps, steps), seed, SIZE, WIDTHS)
     schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
     optimizer = keras.optimizers.SGD(schedule, momentum=0.9)
     train_epoch = epoch_of(model, optimizer, *with_mirror_images(*data))

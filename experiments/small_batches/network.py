@@ -32,10 +32,10 @@ def batchless(multiplier):
     )
 
 
-def network(normalized, seed, size=32):
+def network(normalized, seed, size=32, widths=(16, 32, 64)):
     """`normalized` makes a layer. The other weights depend on the seed alone.
 
-    `size` is the height and width of the images.
+    `size` is the height and width of the images, `widths` are the channels of the stages.
     """
     layers = keras.layers
     seeds = iter(np.random.default_rng(seed).integers(2**31, size=100).tolist())
@@ -48,8 +48,8 @@ def network(normalized, seed, size=32):
 
     inputs = layers.Input((size, size, 3))
     x = layers.Rescaling(1 / 64, -2)(inputs)
-    x = layers.ReLU()(convolution(x, 16, 3, 2))
-    for channels, stride in ((16, 1), (32, 2), (64, 2)):
+    x = layers.ReLU()(convolution(x, widths[0], 3, 2))
+    for channels, stride in zip(widths, (1, 2, 2), strict=True):
         y = layers.ReLU()(convolution(x, channels, 3, stride))
         y = convolution(y, channels, 3)
         shortcut = x if stride == 1 else convolution(x, channels, 1, stride)

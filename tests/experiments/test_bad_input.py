@@ -48,6 +48,13 @@ def cases(folder):
             (("--momentum", "1.5"), "--momentum must be in [0, 1)"),
             (("--data", "nothing.npz"), "there is no file nothing.npz"),
         ],
+        "renorm_convergence": [
+            (("--settings", "groups-5"), "there is no setting groups-5"),
+            (("--held-out", "0"), "--held-out must be positive"),
+            (("--test-images", "63"), "--test-images must be at least 64, but is 63"),
+            (("--images", "5255"), "--images less --held-out must be at least 256, but is 255"),
+            (("--data", "nothing.npz"), "there is no file nothing.npz"),
+        ],
         "drift": [
             (("--images", "100"), "--images must be a positive multiple of 64"),
             (("--test-images", "201"), "--test-images must be even and at least 200"),
