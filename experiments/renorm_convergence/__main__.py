@@ -28,6 +28,7 @@ from experiments.renorm_convergence.choosing import (
 )
 from experiments.renorm_convergence.protocol import (
     METHODS,
+    PILOT_SETTING,
     RAMPS,
     SETTINGS,
     Contender,
@@ -84,7 +85,10 @@ def size_of(options):
 
 
 def train_all(options, results, console):
-    """The pilot, then seed by seed, so that the runs of an interrupted study can be compared."""
+    """The pilot, then seed by seed, so that the runs of an interrupted study can be compared.
+
+    At last the pilot's trials in the other settings, which tell whether these would choose alike.
+    """
     settings = [name for name in SETTINGS if name in options.settings]
     methods = [name for name in METHODS if name in options.methods]
     images, labels = read_images(options, "train", options.images)
@@ -103,7 +107,7 @@ def train_all(options, results, console):
         return train(contender, pilot_data, held_out, epochs, seed, after_epoch, at_end=False)
 
     def train_one(setting, method, seed, after_epoch):
-        ramps, rate = chosen(finished(), setting, method)
+        ramps, rate = chosen(finished(), PILOT_SETTING, method)
         contender = Contender(method, SETTINGS[setting], RAMPS.get(ramps), rate)
         run = train(contender, data, test, options.epochs, seed, after_epoch)
         return {"ramps": ramps, "rate": rate, **run}
@@ -111,12 +115,16 @@ def train_all(options, results, console):
     def train_these(runs, epochs, train_one):
         train_missing(runs, results, console, epochs, train_one, summary)
 
-    while runs := rate_trials(finished(), settings, methods):
-        train_these(runs, options.pilot_epochs, try_one)
-    train_these(ramp_trials(finished(), settings, methods), options.pilot_epochs, try_one)
+    def try_all(settings):
+        while runs := rate_trials(finished(), settings, methods):
+            train_these(runs, options.pilot_epochs, try_one)
+        train_these(ramp_trials(finished(), settings, methods), options.pilot_epochs, try_one)
+
+    try_all([PILOT_SETTING])
     seeds = dict.fromkeys(options.seeds)
     runs = [(setting, method, seed) for seed in seeds for setting in settings for method in methods]
     train_these(runs, options.epochs, train_one)
+    try_all([name for name in settings if name != PILOT_SETTING])
 
 
 def summary(run):

@@ -92,8 +92,8 @@ def results(content):
     if any(trials(content["runs"], *pair) for pair in PAIRS):
         parts += [
             "### Pilot",
-            "Accuracy in percent on the held-out training images by learning rate; what was "
-            "chosen is bold.",
+            "Accuracy in percent on the held-out training images by learning rate; the best of a "
+            "setting and method is bold. Runs have the best of groups of 4.",
             markdown_table(*pilot_table(content["runs"]), left=3),
         ]
     counted = [run["steps"] for run in content["runs"].values()]
