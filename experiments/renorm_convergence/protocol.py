@@ -70,15 +70,16 @@ PROTOCOL = """\
 * Pilot: for each method a learning rate of {rates}, with groups of 4: first {first_rate}, then
   the neighbours of the best until both have been tried. For BRN with the shares of the paper's
   schedule: `r_max` from 1 to 3 between 4 % and 30 % of the steps, `d_max` from 0 to 5 between 4 %
-  and 19 %. With BRN's best rate then two other ramps: "late", the same limits between 20 % and 60
-  %, and 20 % and 50 %; and "narrow", the paper's shares, `r_max` to 1.5 and `d_max` to 0.5. So
-  BRN has two trials more than BN. Each trial is one training of {pilot_epochs} epochs on all but
-  the last {held_out:,} training images, which the accuracy is taken on, with a seed that is not
-  used below. The best accuracy decides. Test images have no part in it, and in the runs
+  and 19 %. With BRN's best rate then two other ramps: "late", the same limits between 20 % and
+  60 % and between 20 % and 50 %; and "narrow", the paper's shares, `r_max` to 1.5 and `d_max` to
+  0.5. So BRN has two trials more than BN. Each trial is one training of {pilot_epochs} epochs on
+  all but the last {held_out:,} training images, which the accuracy is taken on, with a seed that
+  is not used below. The best accuracy decides. Test images have no part in it, and in the runs
   themselves all training images are trained on. It was meant to be done for each setting. To be
-  done in time, rates and ramps were chosen with groups of 4 for all settings, which was decided
-  when the trials of rates with groups of 4 had been seen, and no run. The trials in the other
-  settings follow the runs, and tell whether these would have chosen alike.
+  done in time, rates and ramps were chosen with groups of 4 for all settings. That was decided
+  before any run, when the trials of rates with groups of 4 and five trials in the other settings
+  had been seen. The trials that are left there follow the runs, where time allows, and tell
+  whether these settings would have chosen alike.
 * Pairs: for one seed, all methods and settings start from the same weights and see the same
   images, BN and BRN in the same batches in the same order. Seeds are 1 to 3.
 * Measured: accuracy and cross-entropy on the test images in inference mode after each epoch; the

@@ -10,6 +10,7 @@ from experiments.renorm_convergence.protocol import (
     FIRST_RATE,
     METHODS,
     MOMENTUM,
+    PILOT_SETTING,
     PROTOCOL,
     RAMPS,
     RATES,
@@ -92,8 +93,8 @@ def results(content):
     if any(trials(content["runs"], *pair) for pair in PAIRS):
         parts += [
             "### Pilot",
-            "Accuracy in percent on the held-out training images by learning rate; the best of a "
-            "setting and method is bold. Runs have the best of groups of 4.",
+            "Accuracy in percent on the held-out training images by learning rate; what was "
+            "chosen for all runs is bold.",
             markdown_table(*pilot_table(content["runs"]), left=3),
         ]
     counted = [run["steps"] for run in content["runs"].values()]
@@ -171,7 +172,10 @@ def pilot_table(runs):
         for ramps in (NO_RAMPS, *RAMPS):
             cells = [of_pair.get((ramps, rate)) for rate in rates]
             if any(cells):
-                best = [(ramps, rate) == chosen(runs, name, method) for rate in rates]
+                best = [
+                    name == PILOT_SETTING and (ramps, rate) == chosen(runs, name, method)
+                    for rate in rates
+                ]
                 shown = [
                     "" if cell is None else f"**{cell:.1f}**" if is_best else f"{cell:.1f}"
                     for cell, is_best in zip(cells, best, strict=True)
