@@ -67,7 +67,7 @@ PROTOCOL = """\
   paper. The test images are independent draws, and each is normalized by the moving statistics.
 * Methods: BN is `BatchNormalization`, BRN `BatchRenormalization`, both with momentum {momentum}
   and the default epsilon.
-* Pilot: for each method a learning rate of {rates}, with groups of 4: first {first_rate}, then
+* Pilot: for each method a learning rate from {rates}, with groups of 4: first {first_rate}, then
   the neighbours of the best until both have been tried. For BRN with the shares of the paper's
   schedule: `r_max` from 1 to 3 between 4 % and 30 % of the steps, `d_max` from 0 to 5 between 4 %
   and 19 %. With BRN's best rate then two other ramps: "late", the same limits between 20 % and

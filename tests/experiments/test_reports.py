@@ -8,6 +8,7 @@ import pytest
 from experiments.drift.report import page_of as drift_page
 from experiments.range_norms.report import page_of as range_norms_page
 from experiments.recomputed_statistics.report import page_of as recomputed_statistics_page
+from experiments.renorm_convergence.report import page_of as renorm_convergence_page
 from experiments.reports import page, reading
 from experiments.results import Results
 from experiments.small_batches.report import page_of as small_batches_page
@@ -20,6 +21,7 @@ RESULTS = pathlib.Path(__file__).parents[2] / "docs" / "results"
 PAGES = {
     "small_batches": small_batches_page,
     "momentum_0.9/small_batches": small_batches_page,
+    "renorm_convergence": renorm_convergence_page,
     "range_norms": range_norms_page,
     "recomputed_statistics": recomputed_statistics_page,
     "drift": drift_page,
