@@ -39,8 +39,8 @@ def check_residual(residual, inputs, layer_dtypes, owner):
     if not one.is_compatible_with(other) or not fits:
         raise ValueError(
             f"{owner}: `residual` must have the shape and dtype of `inputs`, or the dtype of the "
-            f"layer. Received: residual of shape {one} and dtype {dtype}, inputs of shape {other} and "
-            f"dtype {other_dtype}."
+            f"layer. Received: residual of shape {one} and dtype {dtype}, inputs of shape {other} "
+            f"and dtype {other_dtype}."
         )
 
 
