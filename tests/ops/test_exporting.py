@@ -15,6 +15,7 @@ import keras_norms
 from keras_norms.keras_api import IS_KERAS_3, keras
 from keras_norms.ops import choice, reference
 from keras_norms.ops.exporting import combines_vectors, is_exporting, traces_for_export
+from keras_norms.statistics import normalize
 
 QUIET = {"verbose": False} if IS_KERAS_3 else {}
 
@@ -91,6 +92,8 @@ def test_writing_traces_the_reference(monkeypatch, tmp_path, strategy, writer):
     kernels |= {"sums": reference.sums, "has_gradient": reference.has_gradient}
     monkeypatch.setattr(choice, "native", types.SimpleNamespace(**kernels))
     monkeypatch.setattr(choice, "native_status", lambda: choice.NativeStatus(True, "here"))
+    # The single operation of plain layers is no kernel of its own; the next test is for it.
+    monkeypatch.setattr(normalize, "is_plain", lambda *arguments: False)
     model = trained(strategy)
     assert set(traced) == set(names)
     traced.clear()
