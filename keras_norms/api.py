@@ -18,6 +18,7 @@ from keras_norms.models.model_conversion import convert_batch_norm
 from keras_norms.models.population_statistics import recompute_statistics
 from keras_norms.ops.choice import NativeStatus, implementation, native_status, set_implementation
 from keras_norms.ops.exporting import exporting
+from keras_norms.statistics.agreement import set_replica_checks
 from keras_norms.training.freezing import freeze_batch_norm, unfreeze_batch_norm
 from keras_norms.training.weight_decay import (
     exclude_from_weight_decay,
@@ -54,6 +55,7 @@ __all__ = [
     "recompute_statistics",
     "schedules",
     "set_implementation",
+    "set_replica_checks",
     "unfreeze_batch_norm",
     "unfuse_activations",
 ]

@@ -37,22 +37,6 @@ def check_backend(owner):
         )
 
 
-def check_may_build(owner):
-    """Raises where the weights of a synchronized layer cannot be created.
-
-    Keras 3 creates weights while a tf.function is traced, and TensorFlow then puts the first
-    call into a `tf.cond`, where no collective can be; it fails there without naming the layer.
-    """
-    context = tf.distribute.get_replica_context()
-    replicas = context.num_replicas_in_sync if context else 1
-    if IS_KERAS_3 and replicas > 1 and not tf.executing_eagerly():
-        raise RuntimeError(
-            f"{owner}: a synchronized layer must be built before a tf.function runs it on several "
-            "replicas. Build the model in the strategy's scope, with an Input or `model.build`. "
-            f"Received: a first call on {replicas} replicas."
-        )
-
-
 class LossWhenRead(NamedTuple):
     """A loss that is computed again, by `read(value)`, each time it is read."""
 

@@ -13,14 +13,13 @@ from keras_norms.arguments import require
 from keras_norms.keras_api import (
     add_moving_statistic,
     add_step,
-    check_may_build,
     is_variable,
     keras,
 )
 from keras_norms.layers.advice import has_single_values, warn_of_single_values
 from keras_norms.layers.channels import ChannelNormalization, Untracked, argument_names
 from keras_norms.layers.rematerialization import run_of
-from keras_norms.layers.rules import check_arguments, check_batch_options
+from keras_norms.layers.rules import check_arguments, check_batch_options, check_may_build
 from keras_norms.layers.stock_config import stock_config
 from keras_norms.ops.affine import affine
 from keras_norms.schedules import checked_momentum, momentum_at, needs_step

@@ -59,7 +59,8 @@ class BatchNormalization(BatchNormalizationBase):
         synchronized: whether replicas share statistics, see `SyncBatchNormalization`.
             Defaults to `False`.
         group_size: with `synchronized`, share them in groups of this many consecutive replicas; it
-            must divide their number. Defaults to `None`, all.
+            must divide their number. `"worker"` makes each machine a group. Defaults to `None`,
+            all.
         virtual_batch_size: take statistics over groups of this many samples ("ghost batches"), the
             last of which takes the remainder; the moving statistics average them by count. Not with
             `synchronized`. Defaults to `None`.

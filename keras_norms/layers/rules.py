@@ -1,6 +1,9 @@
-"""The rules for the arguments of layers: a row an argument, checked at construction."""
+"""The rules for the arguments of layers, checked at construction, and for where they are built."""
+
+import tensorflow as tf
 
 from keras_norms.arguments import is_bool, is_int, is_number, is_size, require
+from keras_norms.keras_api import IS_KERAS_3
 
 
 def _is_axis(value):
@@ -29,7 +32,10 @@ RULES = {
     "center": _BOOL,
     "scale": _BOOL,
     "synchronized": _BOOL,
-    "group_size": _SIZE,
+    "group_size": (
+        "must be a positive int, 'worker' or None",
+        lambda value: value is None or is_size(value) or value == "worker",
+    ),
     "virtual_batch_size": _SIZE,
     "block_size": _SIZE,
     "mantissa_bits": (
@@ -111,3 +117,27 @@ def check_batch_options(layer, owner):
         virtual_batch_size=layer.virtual_batch_size,
         synchronized=layer.synchronized,
     )
+
+
+def check_may_build(owner):
+    """Raises where the weights of a synchronized layer cannot be created.
+
+    Keras 3 creates weights while a tf.function is traced, and TensorFlow then puts the first
+    call into a `tf.cond`, where no collective can be; it fails there without naming the layer.
+    Replicas that work without each other have no common statistics at all.
+    """
+    strategy = tf.distribute.get_strategy()
+    if isinstance(strategy, tf.distribute.ParameterServerStrategy):
+        raise RuntimeError(
+            f"{owner}: synchronized statistics need replicas that work in step, and those of a "
+            "ParameterServerStrategy do not. Use MirroredStrategy or MultiWorkerMirroredStrategy, "
+            f"or a layer without synchronization. Received: {type(strategy).__name__}."
+        )
+    context = tf.distribute.get_replica_context()
+    replicas = context.num_replicas_in_sync if context else 1
+    if IS_KERAS_3 and replicas > 1 and not tf.executing_eagerly():
+        raise RuntimeError(
+            f"{owner}: a synchronized layer must be built before a tf.function runs it on several "
+            "replicas. Build the model in the strategy's scope, with an Input or `model.build`. "
+            f"Received: a first call on {replicas} replicas."
+        )

@@ -29,17 +29,20 @@ class SyncBatchNormalization(BatchNormalizationBase):
         momentum: Defaults to `0.99`.
         epsilon: Defaults to `1e-3`.
         group_size: synchronize groups of this many consecutive replicas; it must divide their
-            number. Defaults to `None`, all.
+            number. `"worker"` makes the replicas of each machine a group. Where every group lies
+            within a machine, nothing is sent between machines. Defaults to `None`, all.
         **kwargs: all other arguments of `BatchNormalization` but `synchronized` and
             `virtual_batch_size`.
 
     Call arguments, shapes and weights: as `BatchNormalization`.
 
     Raises:
-        ValueError: as `BatchNormalization`, and if `group_size` does not divide the replicas.
+        ValueError: as `BatchNormalization`, if `group_size` does not divide the replicas, or if
+            replicas do not call the same synchronized layers in the same order.
         RuntimeError: where tf.distribute allows no collective: in a `tf.cond`, a
             `tf.while_loop` or a `tf.function` called by a replica, and, with Keras 3, where a
-            traced step is the first to call the layer. Statistics are never silently left
+            traced step is the first to call the layer; and under a `ParameterServerStrategy`,
+            whose replicas do not wait for each other. Statistics are never silently left
             unsynchronized.
 
     Example:

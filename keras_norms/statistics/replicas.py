@@ -6,12 +6,20 @@ parts arrive as they were sent and can be merged exactly; sums of moments over
 replicas would lose the variance of values far from zero even in float64 (at a
 mean of 1e6 standard deviations, its fourth digit). The backward exchange is a plain
 sum. A group of replicas has its own slots in the same buffer, so all replicas
-take part in every collective in the same order.
+take part in every collective in the same order. Where all groups lie within
+workers (machines), nothing is sent between these.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import tensorflow as tf
+
+from keras_norms.statistics import agreement
+from keras_norms.statistics.exchange_order import in_exchange
+
+WORKER = "worker"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +30,11 @@ class ReplicaGroup:
     the group is this one alone and nothing is communicated.
 
     Attributes:
-        size: replicas per group, consecutive ones; None for all.
+        size: replicas per group, consecutive ones; `"worker"` for those of a machine; None for all.
         owner: the layer that is named in errors.
     """
 
-    size: int | None = None
+    size: int | str | None = None
     owner: str = "normalize_batch"
 
     def members(self):
@@ -39,6 +47,8 @@ class ReplicaGroup:
         replicas = context.num_replicas_in_sync if context else 1
         if replicas == 1 or self.size is None:
             return replicas
+        if self.size == WORKER:
+            return _replicas_of_worker(context)
         if replicas % self.size:
             raise ValueError(
                 f"{self.owner}: `group_size` must divide the number of replicas. "
@@ -57,13 +67,13 @@ class ReplicaGroup:
         members = self.members()
         if members == 1:
             return packed[tf.newaxis]
-        context = tf.distribute.get_replica_context()
-        replicas, replica = context.num_replicas_in_sync, context.replica_id_in_sync_group
-        slots = self._all_reduce_slots(packed, replica, replicas)
+        packed, unsigned = agreement.signed_row(packed, members, self.owner)
+        index, replicas, reduce = self._taking_part(members)
+        slots = _slots(packed, index, replicas, reduce)
         if members < replicas:
-            first = replica // members * members
+            first = index // members * members
             slots = slots[first : first + members]
-        return slots
+        return unsigned(slots)
 
     def sum(self, vectors):
         """Returns the sum of each vector over the members. Differentiable."""
@@ -71,23 +81,46 @@ class ReplicaGroup:
         if members == 1:
             return vectors
         packed, unpack = _pack(vectors)
-        context = tf.distribute.get_replica_context()
-        groups = context.num_replicas_in_sync // members
+        packed, unsigned = agreement.signed_summand(packed, members, self.owner)
+        index, replicas, reduce = self._taking_part(members)
+        groups = replicas // members
         if groups == 1:
-            return unpack(self._all_reduce(packed))
-        group = context.replica_id_in_sync_group // members
-        return unpack(self._all_reduce_slots(packed, group, groups)[group])
+            return unpack(unsigned(reduce(packed)))
+        group = index // members
+        return unpack(unsigned(_slots(packed, group, groups, reduce)[group]))
 
-    def _all_reduce_slots(self, packed, index, slots):
-        """A matrix with `packed` as row `index` here, and the rows of the others."""
-        own = tf.one_hot(index, slots, dtype=packed.dtype)[:, tf.newaxis]
-        # A NaN in one row must not be one in all.
-        return self._all_reduce(tf.math.multiply_no_nan(packed, own))
+    def _taking_part(self, members):
+        """Those who take part in a collective of groups with so many members."""
+        context = tf.distribute.get_replica_context()
+        replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
+        of_worker = _replicas_of_worker(context)
+        if of_worker < replicas and of_worker % members == 0:
+            return _Exchange(replica % of_worker, of_worker, self._sum_within_worker)
+        return _Exchange(replica, replicas, self._all_reduce)
 
     def _all_reduce(self, packed):
         context = tf.distribute.get_replica_context()
+        return self._collective(lambda: context.all_reduce(tf.distribute.ReduceOp.SUM, packed))
+
+    def _sum_within_worker(self, packed):
+        """The sum over the replicas of this process, which see each other's tensors."""
+
+        def total(strategy, values):
+            return tf.add_n(list(strategy.experimental_local_results(values)))
+
+        @tf.custom_gradient
+        def summed(packed):
+            context = tf.distribute.get_replica_context()
+            result = self._collective(lambda: context.merge_call(total, args=(packed,)))
+            # A tensor that replicas share has to be one of this replica's trace for its gradient.
+            return tf.identity(result), self._sum_within_worker
+
+        return summed(packed)
+
+    def _collective(self, run):
         try:
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, packed)
+            with in_exchange(self.owner):
+                return run()
         except RuntimeError as error:
             if "merge_call" not in str(error):
                 raise
@@ -98,6 +131,31 @@ class ReplicaGroup:
                 "the tensor as `training`, or decorate only the outermost function with "
                 "tf.function. Received: a call from such a nested function."
             ) from error
+
+
+class _Exchange(NamedTuple):
+    """A collective, as a replica sees it.
+
+    Attributes:
+        index: which of those who take part this replica is.
+        replicas: how many take part.
+        reduce: returns the sum of a vector over them.
+    """
+
+    index: Any
+    replicas: int
+    reduce: Callable
+
+
+def _replicas_of_worker(context):
+    return len(context.strategy.extended.worker_devices)
+
+
+def _slots(packed, index, slots, reduce):
+    """A matrix with `packed` as row `index` here, and the rows of the others."""
+    own = tf.one_hot(index, slots, dtype=packed.dtype)[:, tf.newaxis]
+    # A NaN in one row must not be one in all.
+    return reduce(tf.math.multiply_no_nan(packed, own))
 
 
 def _pack(vectors):
