@@ -1,6 +1,14 @@
 """The public names, all of which need TensorFlow."""
 
-from keras_norms import callbacks, conversion, diagnostics, number_formats, ops, schedules
+from keras_norms import (
+    callbacks,
+    conversion,
+    diagnostics,
+    number_formats,
+    ops,
+    schedules,
+    training,
+)
 from keras_norms.layers.adaptive_batch_normalization import AdaptiveBatchNormalization
 from keras_norms.layers.adaptive_batch_standardization import AdaptiveBatchStandardization
 from keras_norms.layers.batch_normalization import BatchNormalization
@@ -56,6 +64,7 @@ __all__ = [
     "schedules",
     "set_implementation",
     "set_replica_checks",
+    "training",
     "unfreeze_batch_norm",
     "unfuse_activations",
 ]

@@ -1,0 +1,146 @@
+"""The strategy of several machines, with waits that end and errors that name the machine."""
+
+import json
+import os
+import platform
+import zlib
+
+import tensorflow as tf
+
+from keras_norms.arguments import is_number, require
+from keras_norms.printable import printable
+from keras_norms.training.rendezvous import NotTogetherError, host_and_port, meet
+from keras_norms.version import __version__
+
+_OWNER = "multi_worker_strategy"
+_EXAMPLE = (
+    '\'{"cluster": {"worker": ["host0:port", "host1:port"]}, '
+    '"task": {"type": "worker", "index": 0}}\''
+)
+
+
+def multi_worker_strategy(start_timeout=300, step_timeout=600, *, communication="auto"):
+    """A `tf.distribute.MultiWorkerMirroredStrategy` of the cluster in `TF_CONFIG`.
+
+    Every machine runs the same program, with an environment variable `TF_CONFIG` that lists all of
+    them and says which one it is:
+
+        {"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]},
+         "task": {"type": "worker", "index": 0}}
+
+    All workers first meet at the address of the first one. So a worker that does not come up, or
+    has other versions or another list, ends all of them with its address, where TensorFlow alone
+    would wait. Afterwards a collective that takes longer than `step_timeout` ends in
+    `tf.errors.DeadlineExceededError`; `DistributedTrainer` says which worker is missing.
+
+    Use it for `DistributedTrainer`, for custom loops and, with Keras 2, for `model.fit`. It is to
+    be called once, before anything else uses TensorFlow.
+
+    Args:
+        start_timeout: seconds to wait until all workers have started. Defaults to `300`.
+        step_timeout: seconds that a worker waits for the others in a step. It has to cover what
+            some workers do alone, such as the tracing of a large model. Defaults to `600`.
+        communication: `"auto"`, `"ring"` (gRPC) or `"nccl"`. Defaults to `"auto"`.
+
+    Returns:
+        The strategy.
+
+    Raises:
+        ValueError: if an argument or `TF_CONFIG` is invalid.
+        NotTogetherError: a RuntimeError, if the workers do not come together.
+
+    Example:
+
+    >>> keras_norms.training.multi_worker_strategy(start_timeout=0)
+    Traceback (most recent call last):
+    ...
+    ValueError: multi_worker_strategy: `start_timeout` must be a number of seconds above 0...
+    """
+    for name, value in (("start_timeout", start_timeout), ("step_timeout", step_timeout)):
+        rule = f"`{name}` must be a number of seconds above 0"
+        require(is_number(value, 0) and value > 0, _OWNER, rule, **{name: value})
+    known = tf.distribute.experimental.CommunicationImplementation
+    kinds = {"auto": known.AUTO, "ring": known.RING, "nccl": known.NCCL}
+    is_known = isinstance(communication, str) and communication in kinds
+    rule = f"`communication` must be one of {', '.join(map(repr, kinds))}"
+    require(is_known, _OWNER, rule, communication=communication)
+    addresses, index = cluster_of_environment()
+    if len(addresses) > 1:
+        greeting = {
+            "TF_CONFIG": f"{zlib.crc32(' '.join(addresses).encode()):08x}",
+            "tensorflow": tf.__version__,
+            "keras": tf.keras.__version__,
+            "keras_norms": __version__,
+            "python": platform.python_version(),
+        }
+        try:
+            meet(addresses, index, start_timeout, greeting)
+        except NotTogetherError as error:
+            raise NotTogetherError(f"{_OWNER}: {error}") from None
+    options = tf.distribute.experimental.CommunicationOptions(
+        timeout_seconds=float(step_timeout), implementation=kinds[communication]
+    )
+    return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+
+
+def cluster_of_environment():
+    """The addresses of all workers in `TF_CONFIG`, a chief first, and the index of this one.
+
+    Raises:
+        ValueError: if there is none, or it does not describe a cluster and a place in it.
+    """
+    text = os.environ.get("TF_CONFIG")
+    rule = f"TF_CONFIG must be a cluster and a task in JSON, such as {_EXAMPLE}"
+    _require(text, rule, "no TF_CONFIG")
+    try:
+        config = json.loads(text)
+        cluster, task = dict(config["cluster"]), config["task"]
+        kind, position = task["type"], task["index"]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        _require(False, rule, f"TF_CONFIG={printable(text)!r}")
+    others = [name for name in cluster if name not in ("chief", "worker", "evaluator")]
+    rule = "replicas in step have the tasks 'chief' and 'worker' only"
+    _require(not others and kind in ("chief", "worker"), rule, f"{sorted(cluster)}, a {kind!r}")
+    jobs = {name: cluster.get(name, []) for name in ("chief", "worker")}
+    for name, addresses in jobs.items():
+        is_list = isinstance(addresses, list) and all(map(_is_address, addresses))
+        rule = f"the {name}s of TF_CONFIG must be a list of 'host:port'"
+        _require(is_list, rule, repr(addresses))
+    every = [*jobs["chief"], *jobs["worker"]]
+    rule = "every worker of TF_CONFIG must have an address of its own"
+    _require(len(set(every)) == len(every), rule, repr(every))
+    is_index = isinstance(position, int) and 0 <= position < len(jobs[kind])
+    rule = (
+        f"the index of the task in TF_CONFIG must be that of one of its {len(jobs[kind])} {kind}s"
+    )
+    _require(is_index, rule, f"index={position!r}")
+    return every, position + (len(jobs["chief"]) if kind == "worker" else 0)
+
+
+def addresses_of(strategy):
+    """The addresses of the workers of a strategy, a chief first; none for a single machine."""
+    resolver = getattr(strategy, "cluster_resolver", None)
+    jobs = resolver.cluster_spec().as_dict() if resolver is not None else {}
+    return [*jobs.get("chief", []), *jobs.get("worker", [])]
+
+
+def worker_of(strategy):
+    """The index of this process among `addresses_of(strategy)`, 0 for a single machine."""
+    if not addresses_of(strategy):
+        return 0
+    resolver = strategy.cluster_resolver
+    chiefs = len(resolver.cluster_spec().as_dict().get("chief", []))
+    return int(resolver.task_id) + (chiefs if resolver.task_type == "worker" else 0)
+
+
+def _is_address(value):
+    try:
+        host, port = host_and_port(value)
+    except (ValueError, AttributeError):
+        return False
+    return bool(host) and 0 < port < 65_536
+
+
+def _require(holds, rule, received):
+    if not holds:
+        raise ValueError(f"{_OWNER}: {rule}. Received: {received}.")

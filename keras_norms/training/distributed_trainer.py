@@ -1,0 +1,297 @@
+"""A training loop for replicas on one or several machines, where `model.fit` has none."""
+
+import itertools
+import os
+import pathlib
+
+import tensorflow as tf
+
+from keras_norms.arguments import is_bool, is_int, is_size, require
+from keras_norms.keras_api import IS_KERAS_3, keras
+from keras_norms.printable import called, printable
+from keras_norms.training import checkpoints
+from keras_norms.training.cluster import worker_of
+from keras_norms.training.epochs import Epochs
+from keras_norms.training.lost_workers import naming_lost_workers
+from keras_norms.training.replica_steps import ReplicaSteps, build_metrics
+from keras_norms.training.worker_agreement import check_same, check_same_model
+
+_OWNER = "DistributedTrainer"
+
+
+class DistributedTrainer:
+    """Trains a compiled Keras model on the replicas of its strategy.
+
+    A step minimizes the mean over all examples of the global batch, plus what layers add to the
+    loss, so k replicas compute what one would: also where they have unequal or empty shares of a
+    batch, and where a machine runs out of data before the others.
+
+    Use it under `MultiWorkerMirroredStrategy` with Keras 3, where `model.fit` does not run; to go
+    on after a machine has failed; for gradient accumulation on replicas; and with other strategies
+    for the same program on one machine. Not where `model.fit` does what you need: it overrides
+    neither `train_step` nor other methods of a model.
+
+    Everything is done by all workers together. One of them, the chief, shows progress and keeps
+    the checkpoints.
+
+    Args:
+        model: a model that is built and compiled in the scope of its strategy. Its optimizer, loss,
+            metrics, weights of losses and `add_loss` are used; the other arguments of `compile`
+            are not.
+        accumulate_steps: how many batches, one after the other, make one update by their mean
+            gradient; at the end of an epoch it may be fewer. Defaults to `1`.
+        jit_compile: whether XLA compiles the steps of a replica. With several replicas, TensorFlow
+            allows that on GPUs only. Defaults to `False`.
+
+    Raises:
+        ValueError: if an argument is invalid, or the model is not built or not compiled.
+        RuntimeError: if the model's strategy is a `ParameterServerStrategy`.
+
+    Example:
+
+    >>> strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    >>> with strategy.scope():
+    ...     model = keras.Sequential(
+    ...         [keras.Input((2,)), keras_norms.SyncBatchNormalization(), keras.layers.Dense(1)]
+    ...     )
+    ...     model.compile("sgd", "mse")
+    >>> data = tf.data.Dataset.from_tensor_slices((tf.ones((8, 2)), tf.ones((8, 1)))).batch(4)
+    >>> trainer = keras_norms.training.DistributedTrainer(model)
+    >>> history = trainer.fit(data, epochs=2, verbose=0)
+    >>> len(history.history["loss"])
+    2
+    """
+
+    def __init__(self, model, *, accumulate_steps=1, jit_compile=False):
+        require(
+            isinstance(model, keras.Model), _OWNER, "`model` must be a Keras model", model=model
+        )
+        is_compiled = getattr(model, "optimizer", None) is not None
+        rule = "the model must be compiled, with an optimizer, in the scope of its strategy"
+        require(is_compiled, _OWNER, rule, model=called(model))
+        rule = "the model must be built, with an `Input` or by `model.build`"
+        require(model.built, _OWNER, rule, model=called(model))
+        rule = "`accumulate_steps` must be an int above 0"
+        require(is_size(accumulate_steps), _OWNER, rule, accumulate_steps=accumulate_steps)
+        rule = "`jit_compile` must be a bool"
+        require(is_bool(jit_compile), _OWNER, rule, jit_compile=jit_compile)
+        self.model = model
+        self.strategy = model.distribute_strategy or tf.distribute.get_strategy()
+        if isinstance(self.strategy, tf.distribute.ParameterServerStrategy):
+            raise RuntimeError(
+                f"{_OWNER}: it trains replicas that work in step, and those of a "
+                "ParameterServerStrategy do not. Use MirroredStrategy or "
+                "MultiWorkerMirroredStrategy. Received: a model of a ParameterServerStrategy."
+            )
+        self.accumulate_steps = accumulate_steps
+        with self.strategy.scope():
+            self._steps = ReplicaSteps(model, _OWNER)
+            if not getattr(model.optimizer, "built", True):
+                model.optimizer.build(model.trainable_variables)
+        self._jit_compile = jit_compile
+        self._traced: dict = {}
+
+    @property
+    def is_chief(self):
+        """Whether this process is the worker that shows progress and keeps files."""
+        return worker_of(self.strategy) == 0
+
+    def fit(
+        self,
+        dataset,
+        *,
+        epochs=1,
+        steps_per_epoch=None,
+        validation_data=None,
+        validation_steps=None,
+        callbacks=None,
+        verbose=1,
+        checkpoint=None,
+        checkpoint_every=None,
+        log_every=50,
+    ):
+        """Trains, and returns the `keras.callbacks.History`.
+
+        Args:
+            dataset: a `tf.data.Dataset` of global batches `x`, `(x, y)` or `(x, y, sample_weight)`,
+                which is split over the replicas; a dataset that `strategy` has distributed; or a
+                function that returns one of them for the number of the epoch, from 0, for data that
+                is shuffled and has to be the same after a restart.
+            epochs: Defaults to `1`.
+            steps_per_epoch: batches per epoch, all workers the same. An epoch then goes on where
+                the one before has ended, and the data begins again at its end. Defaults to
+                `None`, all.
+            validation_data: a dataset for `evaluate` after each epoch, logged with `val_` before
+                the names. Defaults to `None`.
+            validation_steps: batches of it. Defaults to `None`, all.
+            callbacks: Keras callbacks, called in every worker. Defaults to none.
+            verbose: 0 for nothing, 1 for a progress bar, 2 for a line per epoch, on the chief.
+                Defaults to `1`.
+            checkpoint: a folder that all workers can read. Model, optimizer, epoch and step are
+                saved there, and a call that finds them goes on from there. Defaults to `None`.
+            checkpoint_every: updates between two checkpoints within an epoch; there is one at its
+                end as well. Defaults to `None`, then only.
+            log_every: updates between two readings of loss and metrics for the progress bar and
+                the logs of a batch: to read them takes all workers. Defaults to `50`.
+
+        Raises:
+            ValueError: if an argument is invalid, or the workers call it with different models or
+                arguments.
+            WorkerLostError: a RuntimeError, in every worker that is left, if a worker has ended,
+                hangs or has made another number of steps.
+        """
+        self._check(
+            verbose,
+            epochs=epochs,
+            log_every=log_every,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            checkpoint_every=checkpoint_every,
+        )
+        advice = "Start all of them again, and training goes on from the last checkpoint."
+        if checkpoint is None:
+            advice = "With `checkpoint`, training would go on from there after a restart."
+        with naming_lost_workers(_OWNER, self.strategy, advice):
+            arguments = [self.accumulate_steps, epochs, steps_per_epoch, validation_steps]
+            check_same_model(self.model, arguments, self.strategy, _OWNER)
+            with checkpoints.opened(checkpoint, self.model, self.strategy) as progress:
+                return self._fit(
+                    progress,
+                    Epochs(dataset, self.strategy, steps_per_epoch, _OWNER),
+                    epochs,
+                    validation_data,
+                    validation_steps,
+                    self._callbacks(callbacks, epochs, steps_per_epoch, verbose),
+                    checkpoint_every,
+                    log_every,
+                )
+
+    def evaluate(self, dataset, *, steps=None):
+        """Returns the loss and the metrics over a dataset by name, all replicas together.
+
+        Args:
+            dataset: as in `fit`, but no function.
+            steps: batches. Defaults to `None`, all.
+        """
+        rule = "`steps` must be an int above 0 or None"
+        require(steps is None or is_size(steps), _OWNER, rule, steps=steps)
+        with naming_lost_workers(_OWNER, self.strategy, ""):
+            self._reset_metrics()
+            for batch in itertools.islice(
+                Epochs(dataset, self.strategy, None, _OWNER).epoch(0), steps
+            ):
+                self._prepare(batch)
+                self._test(batch)
+            return self._results()
+
+    def save(self, path):
+        """Saves the model as a `.keras` file. All workers call it, and the chief writes.
+
+        It takes all of them to read statistics that replicas have of their own.
+        """
+        path = pathlib.Path(path)
+        is_file = path.suffix == ".keras" and not path.is_dir()
+        require(is_file, _OWNER, "`path` must be that of a .keras file", path=printable(path))
+        own = path.with_name(f".{path.stem}.{worker_of(self.strategy)}.keras")
+        try:
+            self.model.save(own)
+            if self.is_chief:
+                os.replace(own, path)
+        finally:
+            own.unlink(missing_ok=True)
+
+    def _fit(
+        self,
+        progress,
+        data,
+        epochs,
+        validation_data,
+        validation_steps,
+        callbacks,
+        checkpoint_every,
+        log_every,
+    ):
+        first_epoch, first_step = progress.restore()
+        check_same([first_epoch, first_step], "the checkpoint they read", self.strategy, _OWNER)
+        self.model.stop_training = False
+        callbacks.on_train_begin()
+        logs: dict = {}
+        for epoch in range(first_epoch, epochs):
+            callbacks.on_epoch_begin(epoch)
+            self._reset_metrics()
+            step = first_step if epoch == first_epoch else 0
+            batches = data.skip(epoch, step) if epoch == first_epoch else data.epoch(epoch)
+            while group := tuple(itertools.islice(batches, self.accumulate_steps)):
+                callbacks.on_train_batch_begin(step)
+                self._step(self._steps.train, data.spec, len(group))(*group)
+                step += len(group)
+                updates = step // self.accumulate_steps
+                if checkpoint_every and updates % checkpoint_every == 0:
+                    progress.save(epoch, step)
+                if updates % log_every == 0:
+                    logs = self._results()
+                callbacks.on_train_batch_end(step - 1, dict(logs))
+            require(step, _OWNER, "an epoch must have a batch", batches=step)
+            if not IS_KERAS_3:
+                self.model._train_counter.assign(
+                    step
+                )  # What its progress bar reads, without a setter.
+            logs = self._results()
+            if validation_data is not None:
+                found = self.evaluate(validation_data, steps=validation_steps)
+                logs |= {f"val_{name}": value for name, value in found.items()}
+            progress.save(epoch + 1, 0)
+            callbacks.on_epoch_end(epoch, dict(logs))
+            if self.model.stop_training:
+                break
+        callbacks.on_train_end(dict(logs))
+        return self.model.history
+
+    def _step(self, of_replica, spec, batches=1):
+        """The step for so many batches of a kind, traced once."""
+        key = of_replica, str(spec), batches
+        if key not in self._traced:
+            with self.strategy.scope():
+                build_metrics(self.model, spec)
+            if self._jit_compile:
+                of_replica = tf.function(of_replica, jit_compile=True, autograph=False)
+            # With the signature, sizes that differ between replicas are not known in the trace.
+            self._traced[key] = tf.function(
+                lambda *batches: self.strategy.run(of_replica, args=batches),
+                input_signature=[spec] * batches,
+                autograph=False,
+            )
+        return self._traced[key]
+
+    def _reset_metrics(self):
+        with self.strategy.scope():
+            self.model.reset_metrics()
+            self._steps.loss.reset_state()
+
+    def _results(self):
+        """Loss and metrics as numbers, over all replicas."""
+        with self.strategy.scope():
+            found = self.model.get_metrics_result()
+            found = {**found, "loss": self._steps.loss.result()}
+        return {name: float(value) for name, value in found.items()}
+
+    def _callbacks(self, callbacks, epochs, steps, verbose):
+        verbose = verbose if self.is_chief else 0
+        return keras.callbacks.CallbackList(
+            callbacks,
+            add_history=True,
+            add_progbar=verbose != 0,
+            verbose=verbose,
+            epochs=epochs,
+            steps=steps,
+            model=self.model,
+        )
+
+    def _check(self, verbose, **sizes):
+        for name, value in sizes.items():
+            may_be_none = name not in ("epochs", "log_every")
+            rule = f"`{name}` must be an int above 0{' or None' if may_be_none else ''}"
+            holds = is_size(value) or (may_be_none and value is None)
+            require(holds, _OWNER, rule, **{name: value})
+        is_known = is_int(verbose) and verbose in (0, 1, 2)
+        require(is_known, _OWNER, "`verbose` must be 0, 1 or 2", verbose=verbose)

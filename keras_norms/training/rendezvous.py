@@ -1,0 +1,160 @@
+"""Where the workers of a cluster meet before they start TensorFlow's servers.
+
+Those servers wait for each other without a limit that is documented, and do not say for whom. So
+every worker first reports to worker 0, by a line of JSON over TCP at the address where the server
+of that one is going to listen. When all have, worker 0 closes the address and tells them to go on.
+"""
+
+import json
+import socket
+import time
+
+ATTEMPT_SECONDS = 0.2
+LINE = 65_536
+
+
+class NotTogetherError(RuntimeError):
+    """The workers of a cluster did not all come up, or do not run the same program."""
+
+
+def meet(addresses, index, seconds, greeting):
+    """Returns when all workers have called it.
+
+    Args:
+        addresses: `"host:port"` of every worker.
+        index: which of them this one is.
+        seconds: how long to wait.
+        greeting: what all workers have to agree on, as a dict of strings.
+
+    Raises:
+        NotTogetherError: in every worker that waits, if one does not come up in time or has another
+            greeting. The message has its address.
+    """
+    deadline = time.monotonic() + seconds
+    if index == 0:
+        _gather(addresses, seconds, deadline, greeting)
+    else:
+        _report(addresses, index, seconds, deadline, greeting)
+
+
+def host_and_port(address):
+    """The two parts of `"host:port"`, where a host may be an IPv6 address in brackets."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _gather(addresses, seconds, deadline, greeting):
+    found: dict[int, socket.socket] = {}
+    try:
+        try:
+            _listen(addresses, deadline, greeting, found)
+            missing = [i for i in range(1, len(addresses)) if i not in found]
+            if missing:
+                raise NotTogetherError(_missing(addresses, missing, seconds))
+            answer: dict = {"go": True}
+        except NotTogetherError as error:
+            answer = {"error": str(error)}
+            raise
+        finally:
+            for connection in found.values():
+                _send(connection, answer)
+    finally:
+        for connection in found.values():
+            connection.close()
+
+
+def _listen(addresses, deadline, greeting, found):
+    """Fills `found` with the connection of each worker, until all are there or time is up."""
+    with _bound(addresses[0], deadline) as server:
+        server.listen(len(addresses))
+        while len(found) < len(addresses) - 1:
+            server.settimeout(max(deadline - time.monotonic(), 0.0) or 1e-3)
+            try:
+                connection, _ = server.accept()
+            except TimeoutError:
+                return
+            said = _received(connection, 5.0)
+            index = said.get("worker") if said else None
+            if not isinstance(index, int) or not 0 < index < len(addresses):
+                connection.close()  # Something else that knocked at this port.
+                continue
+            if index in found:  # It was started again while it waited.
+                found[index].close()
+            found[index] = connection
+            _check_greeting(addresses, index, said.get("greeting"), greeting)
+
+
+def _check_greeting(addresses, index, said, greeting):
+    differ = [k for k, v in greeting.items() if not isinstance(said, dict) or said.get(k) != v]
+    if differ:
+        said = said if isinstance(said, dict) else {}
+        theirs = ", ".join(f"{name}={said.get(name)!r}" for name in differ)
+        ours = ", ".join(f"{name}={greeting[name]!r}" for name in differ)
+        raise NotTogetherError(
+            f"the workers of a cluster must agree on {', '.join(differ)}. "
+            f"Received: {ours} in worker 0, {theirs} in worker {index} ({addresses[index]})."
+        )
+
+
+def _bound(address, deadline):
+    """A socket at the port of an address, as soon as what is left of an earlier run is gone."""
+    host, port = host_and_port(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    while True:
+        server = socket.socket(family)
+        try:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind(("", port))  # The host may be a name that only the others resolve.
+            return server
+        except OSError as error:
+            server.close()
+            if time.monotonic() > deadline:
+                raise NotTogetherError(
+                    f"worker 0 cannot listen at its address {address}: {error.strerror}."
+                ) from error
+        time.sleep(ATTEMPT_SECONDS)
+
+
+def _report(addresses, index, seconds, deadline, greeting):
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection(host_and_port(addresses[0]), timeout=5.0) as connection:
+                _send(connection, {"worker": index, "greeting": greeting})
+                # Worker 0 may have started to wait later than this one, so it is given more time.
+                answer = _received(connection, seconds + 5.0)
+        except OSError:
+            answer = None
+        if answer and answer.get("go"):
+            return
+        if answer and "error" in answer:
+            raise NotTogetherError(str(answer["error"]))
+        time.sleep(ATTEMPT_SECONDS)
+    raise NotTogetherError(_missing(addresses, [0], seconds))
+
+
+def _missing(addresses, indices, seconds):
+    named = ", ".join(f"worker {i} ({addresses[i]})" for i in indices)
+    return f"not all workers of the cluster came up within {seconds:g} seconds. Missing: {named}."
+
+
+def _send(connection, message):
+    try:
+        connection.sendall(json.dumps(message).encode() + b"\n")
+    except OSError:
+        pass  # The other end has gone, and will report again or be missed.
+
+
+def _received(connection, seconds):
+    """A message, or None if none comes that can be read."""
+    connection.settimeout(seconds)
+    data = b""
+    try:
+        while not data.endswith(b"\n") and len(data) < LINE:
+            more = connection.recv(LINE)
+            if not more:
+                return None
+            data += more
+        message = json.loads(data)
+    except (OSError, ValueError):
+        return None
+    return message if isinstance(message, dict) else None
