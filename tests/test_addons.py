@@ -12,6 +12,19 @@ from tests import oracles
 KINDS = [keras_norms.BatchNormalization, keras_norms.SyncBatchNormalization]
 
 
+def normalizing(kind):
+    """Two layers of ours; what the last one receives depends on the statistics of the first."""
+    keras.utils.set_random_seed(1)
+    layers = [
+        keras.layers.Dense(8, "softplus", name="entry"),
+        kind(momentum=0.9, name="first"),
+        keras.layers.Dense(6, "softplus", name="hidden"),
+        kind(momentum=0.9, name="last"),
+        keras.layers.Dense(1, name="exit"),
+    ]
+    return keras.Sequential([keras.Input((4,)), *layers])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_with_lamb(kind, rng):
     keras.utils.set_random_seed(1)
@@ -23,6 +36,33 @@ def test_training_with_lamb(kind, rng):
     assert history[-1] < 0.6 * history[0]
     for weight in model.get_weights():
         assert np.isfinite(weight).all()
+
+
+def test_lamb_leaves_alone_what_is_excluded(rng):
+    """As if told when it was made: no decay, and no adaptation of the rate to the weight's norm."""
+    model = normalizing(keras_norms.BatchNormalization)
+    told = tfa.optimizers.LAMB(0.1, weight_decay=0.5)
+    excluded = keras_norms.exclude_from_weight_decay(told, model)
+    assert len(excluded) == 4
+    for weight in excluded:
+        weight.assign(np.full(weight.shape, 3.0))
+    start, weights = model.get_weights(), model.trainable_weights
+    gradients = [rng.normal(size=weight.shape).astype(np.float32) for weight in weights]
+    for optimizer in (told, tfa.optimizers.LAMB.from_config(told.get_config())):
+        model.set_weights(start)
+        optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        for weight, gradient in zip(weights, gradients, strict=True):
+            if any(weight is one for one in excluded):
+                # Its first step is the sign of the gradient, up to its epsilon.
+                np.testing.assert_allclose(weight, 3.0 - 0.1 * np.sign(gradient), rtol=1e-4)
+
+
+def test_lamb_keeps_what_it_was_told_before():
+    told = dict(exclude_from_weight_decay=["bias"], exclude_from_layer_adaptation=["kernel"])
+    optimizer = tfa.optimizers.LAMB(**told)
+    keras_norms.exclude_from_weight_decay(optimizer, normalizing(KINDS[0]))
+    assert optimizer.exclude_from_weight_decay[0] == "bias"
+    assert optimizer.exclude_from_layer_adaptation == ["kernel"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

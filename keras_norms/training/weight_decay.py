@@ -35,7 +35,8 @@ def exclude_from_weight_decay(optimizer, model, var_names=()):
     variables, compile with a new one.)
 
     Optimizers of TensorFlow Addons, such as its `AdamW`, are told the full names of the weights,
-    beside what they exclude already, and save them in their config.
+    beside what they exclude already, and save them in their config. As when it is made, `LAMB` then
+    leaves them out of its layer adaptation too, unless it has other exclusions for that.
 
     Args:
         optimizer: an optimizer with weight decay, of Keras or TensorFlow Addons. The one inside a
@@ -124,8 +125,12 @@ def _exclude(owner, optimizer, model, var_names, kinds, weights_of, needs):
         )
     if not callable(inner.exclude_from_weight_decay):  # Patterns of names, in TensorFlow Addons.
         names = [f"^{re.escape(weight.name)}$" for weight in weights]
-        earlier = inner.exclude_from_weight_decay or []
-        inner.exclude_from_weight_decay = [*dict.fromkeys([*earlier, *names, *var_names])]
+        earlier = inner.exclude_from_weight_decay
+        excluded = [*dict.fromkeys([*(earlier or []), *names, *var_names])]
+        # LAMB, when it is made or loaded, takes these for its layer adaptation if that has none.
+        if getattr(inner, "exclude_from_layer_adaptation", ()) == earlier:
+            inner.exclude_from_layer_adaptation = excluded
+        inner.exclude_from_weight_decay = excluded
         return weights
     is_late = getattr(inner, "built", False)
     if getattr(inner, "_built", False) and not IS_KERAS_3:
