@@ -10,6 +10,11 @@ from keras_norms.keras_api import keras
 from tests import oracles
 
 KINDS = [keras_norms.BatchNormalization, keras_norms.SyncBatchNormalization]
+# Each optimizer that averages, with one of the layers.
+AVERAGED = [
+    (tfa.optimizers.SWA, dict(start_averaging=4, average_period=4), KINDS[0]),
+    (tfa.optimizers.MovingAverage, dict(average_decay=0.9), KINDS[1]),
+]
 
 
 def normalizing(kind):
@@ -23,6 +28,12 @@ def normalizing(kind):
         keras.layers.Dense(1, name="exit"),
     ]
     return keras.Sequential([keras.Input((4,)), *layers])
+
+
+@pytest.fixture
+def data(rng):
+    x = rng.normal(5.0, 3.0, (64, 4)).astype(np.float32)
+    return x, np.sin(x[:, :1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -66,6 +77,12 @@ def test_lamb_keeps_what_it_was_told_before():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_weight_normalization_says_that_it_needs_a_kernel(kind):
+    with pytest.raises(ValueError, match="must wrap a layer that contains a `kernel`"):
+        keras.Sequential([keras.Input((4,)), tfa.layers.WeightNormalization(kind())])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_inside_weight_normalization(kind, rng):
     """The wrapper needs a kernel, so it holds a block of a dense layer and the norm after it."""
 
@@ -88,3 +105,88 @@ def test_inside_weight_normalization(kind, rng):
     y = model(x, training=True).numpy()
     oracles.assert_close(y.mean(0), np.asarray(block.norm.beta), "float32", scale=1.0)
     assert np.isfinite(tf.convert_to_tensor(block.norm.moving_variance)).all()
+
+
+def test_after_weight_normalization(data):
+    """A step and recomputing both store the statistics of outputs with kernels of norm `g`."""
+    wrapped = tfa.layers.WeightNormalization(keras.layers.Dense(3), data_init=False)
+    norm = keras_norms.BatchNormalization(momentum=0.0)
+    model = keras.Sequential([keras.Input((4,)), wrapped, norm])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    model.fit(data[0], np.zeros((64, 3)), batch_size=64, verbose=0)
+    v, g = (np.asarray(w).astype(np.float64) for w in (wrapped.v, wrapped.g))
+    y = data[0] @ (g * v / np.linalg.norm(v, axis=0)) + np.asarray(wrapped.layer.bias)
+    _, mean, variance = oracles.moments(y)
+    oracles.assert_close(norm.moving_mean, np.ravel(mean), "float32", 64)
+    oracles.assert_close(norm.moving_variance, np.ravel(variance), "float32", 64)
+    norm.moving_mean.assign([7.0, 8.0, 9.0])
+    norm.moving_variance.assign([7.0, 8.0, 9.0])
+    keras_norms.recompute_statistics(model, data[0], batch_size=16, verbose=0)
+    oracles.assert_close(norm.moving_mean, np.ravel(mean), "float32", 64)
+    oracles.assert_close(norm.moving_variance, np.ravel(variance), "float32", 64)
+
+
+def population_statistics(model, x):
+    """Mean and variance of each layer over all of `x`, and the outputs with them, in NumPy."""
+    found, y = {}, x.astype(np.float64)
+    for layer in model.layers:
+        weights = [weight.astype(np.float64) for weight in layer.get_weights()]
+        if isinstance(layer, keras.layers.Dense):
+            y = y @ weights[0] + weights[1]
+            y = y if layer.name == "exit" else np.logaddexp(0.0, y)
+        else:
+            gamma, beta = weights[:2]
+            _, mean, variance = oracles.moments(y)
+            found[layer.name] = np.ravel(mean), np.ravel(variance)
+            y = gamma * (y - mean) / np.sqrt(variance + layer.epsilon) + beta
+    return found, y
+
+
+def moving_statistics(model):
+    layers = [model.get_layer(name) for name in ("first", "last")]
+    return [np.array(v) for layer in layers for v in (layer.moving_mean, layer.moving_variance)]
+
+
+def assert_has_population_statistics(model, x):
+    expected, outputs = population_statistics(model, x)
+    for name, (mean, variance) in expected.items():
+        layer = model.get_layer(name)
+        oracles.assert_close(layer.moving_mean, mean, "float32", terms=len(x))
+        oracles.assert_close(layer.moving_variance, variance, "float32", terms=len(x))
+    oracles.assert_close(model.predict(x, verbose=0), outputs, "float32", terms=len(x))
+
+
+@pytest.mark.parametrize(("average", "options", "kind"), AVERAGED)
+def test_statistics_of_averaged_weights(average, options, kind, data):
+    """Averaging leaves the moving statistics to the last weights; recomputing takes their own."""
+    model = normalizing(kind)
+    optimizer = average("sgd", **options)
+    optimizer.learning_rate = 0.2
+    model.compile(optimizer, "mse")
+    model.fit(*data, batch_size=16, epochs=5, verbose=0)
+    last, statistics = np.array(model.get_layer("entry").kernel), moving_statistics(model)
+    optimizer.assign_average_vars(model.trainable_weights)
+    assert not np.allclose(last, model.get_layer("entry").kernel, atol=1e-3)
+    for before, after in zip(statistics, moving_statistics(model), strict=True):
+        np.testing.assert_array_equal(before, after)
+    with pytest.raises(AssertionError, match="exceeds the tolerance"):
+        assert_has_population_statistics(model, data[0])
+    keras_norms.recompute_statistics(model, data[0], batch_size=16, sequential=True, verbose=0)
+    assert_has_population_statistics(model, data[0])
+
+
+@pytest.mark.parametrize("update_weights", [False, True])
+def test_statistics_of_average_model_checkpoints(update_weights, data, tmp_path):
+    """A file holds averaged weights beside the moving statistics of the last ones."""
+    path = str(tmp_path / "averaged.keras")
+    checkpoint = tfa.callbacks.AverageModelCheckpoint(update_weights, path)
+    model = normalizing(keras_norms.BatchNormalization)
+    model.compile(tfa.optimizers.SWA("sgd", 0, 2), "mse")
+    model.fit(*data, batch_size=16, epochs=3, verbose=0, callbacks=[checkpoint])
+    averaged = keras.models.load_model(path)
+    kernel, other = (m.get_layer("entry").get_weights()[0] for m in (model, averaged))
+    assert np.array_equal(kernel, other) == update_weights
+    for before, after in zip(moving_statistics(model), moving_statistics(averaged), strict=True):
+        np.testing.assert_array_equal(before, after)
+    keras_norms.recompute_statistics(averaged, data[0], batch_size=64, verbose=0)
+    assert_has_population_statistics(averaged, data[0])
