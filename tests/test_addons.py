@@ -1,5 +1,7 @@
 """With tensorflow-addons, on the TensorFlow where it still imports."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,6 +10,7 @@ import tensorflow_addons as tfa
 import keras_norms
 from keras_norms.keras_api import keras
 from tests import oracles
+from tests.test_examples import EXAMPLES, finished
 
 KINDS = [keras_norms.BatchNormalization, keras_norms.SyncBatchNormalization]
 # Each optimizer that averages, with one of the layers.
@@ -190,3 +193,10 @@ def test_statistics_of_average_model_checkpoints(update_weights, data, tmp_path)
         np.testing.assert_array_equal(before, after)
     keras_norms.recompute_statistics(averaged, data[0], batch_size=64, verbose=0)
     assert_has_population_statistics(averaged, data[0])
+
+
+def test_the_example_runs():
+    output = finished(EXAMPLES / "addons_swa.py", "--smoke")
+    for weights in ("last", "averaged"):
+        for statistics in ("of training", "recomputed"):
+            assert re.search(rf"│ {weights} +│ {statistics} +│ \d+\.\d +│", output)

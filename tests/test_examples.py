@@ -61,6 +61,16 @@ def test_quickstart_says_one_sentence_about_bad_input(tmp_path):
 
 
 @pytest.mark.main_leg
+def test_without_tensorflow_addons_its_example_says_one_sentence():
+    """Its run is in tests/test_addons.py."""
+    without = "import runpy, sys; sys.modules['tensorflow_addons'] = None; sys.argv[1:] = []; "
+    run = f"runpy.run_path({str(EXAMPLES / 'addons_swa.py')!r}, run_name='__main__')"
+    result = subprocess.run([sys.executable, "-c", without + run], capture_output=True, text=True)
+    sentence = "addons_swa: this example needs tensorflow-addons, .*: pip install .*"
+    assert result.returncode == 2 and re.fullmatch(sentence, result.stderr.rstrip("\n"))
+
+
+@pytest.mark.main_leg
 def test_short_examples_run_and_show_what_they_say():
     paths = [EXAMPLES / f"{name}.py" for name in PRINTED]
     found = json.loads(finished("-c", RUN, *paths).splitlines()[-1])
@@ -71,7 +81,7 @@ def test_short_examples_run_and_show_what_they_say():
 @pytest.mark.main_leg
 def test_examples_are_short_and_use_public_names_only():
     paths = sorted(EXAMPLES.glob("*.py"))
-    assert {path.stem for path in paths} == {*PRINTED, "quickstart", "serve"}
+    assert {path.stem for path in paths} == {*PRINTED, "addons_swa", "quickstart", "serve"}
     for path in paths:
         text = path.read_text()
         assert text.count("\n") < 80, f"{path.name} has {text.count(chr(10))} lines"
