@@ -258,6 +258,7 @@ class BatchNormalizationBase(ChannelNormalization):
             unbiased=self.unbiased_moving_variance,
             skip_nonfinite=self.skip_nonfinite_updates,
             max_update=self.max_update,
+            owner=self._owner,
         )
 
     def _moving_update(self, state, enabled):

@@ -17,7 +17,8 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
-from keras_norms.statistics.exchange_order import device_of
+from keras_norms.ops.host_calls import may_call_python
+from keras_norms.statistics.exchange_order import replica_number
 
 _is_on = [False]
 _calls: dict = collections.defaultdict(itertools.count)
@@ -84,7 +85,7 @@ def signed_summand(packed, members, owner):
 def _checks(packed):
     """Whether to check; numbers of layers are exact in float64 only, which statistics have."""
     is_vector = packed.shape.rank == 1 and packed.dtype == tf.float64
-    return _is_on[0] and is_vector
+    return _is_on[0] and is_vector and may_call_python()
 
 
 def _signature(packed, members, owner, way):
@@ -95,7 +96,7 @@ def _signature(packed, members, owner, way):
 
 def _count_call(owner, way):
     """The number of this call on this replica. It is no variable: custom gradients refuse those."""
-    calls = _calls[owner, way, device_of(tf.distribute.get_replica_context())]
+    calls = _calls[owner, way, replica_number()]
     number = tf.numpy_function(lambda: np.float64(next(calls)), [], tf.float64)
     return tf.ensure_shape(number, [])
 
@@ -115,7 +116,7 @@ def _checked(payload, owner, *holds):
     )
     checks = [
         tf.debugging.Assert(
-            tf.reduce_all(hold), [f"{owner}: {rule}. Received by member: as expected =", hold]
+            tf.reduce_all(hold), [f"{owner}: {rule}. Received, 1 for each that does:", hold]
         )
         for rule, hold in zip(rules, holds, strict=True)
     ]

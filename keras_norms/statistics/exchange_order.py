@@ -18,9 +18,10 @@ REFUSED = "refused"
 _runs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def device_of(context):
-    """The device of a replica; MirroredStrategy has each in a list of its own."""
-    return tf.nest.flatten(context.devices)[0]
+def replica_number():
+    """The number of this replica among those of all workers."""
+    context = tf.distribute.get_replica_context()
+    return int(tf.get_static_value(context.replica_id_in_sync_group))
 
 
 @contextlib.contextmanager
@@ -51,10 +52,10 @@ def in_exchange(owner):
 
 
 def _check_order(owners, owner):
-    context = tf.distribute.get_replica_context()
-    own = owners[device_of(context)]
+    of_worker = len(tf.distribute.get_strategy().extended.worker_devices)
+    replica = replica_number()
+    own, first = owners[replica], owners[replica // of_worker * of_worker]
     own.append(owner)
-    first = owners[context.strategy.extended.worker_devices[0]]
     found = first[len(own) - 1] if len(own) <= len(first) else "none"
     if found != owner:
         owners[REFUSED].append(owner)

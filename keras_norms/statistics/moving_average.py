@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_norms.statistics.left_out import name_once
 from keras_norms.statistics.moving_statistics import MOVING_VARIANCE, MovingStatistics
 
 # The most that is stored, as a share of what the dtype can hold: below 1, since a sum of
@@ -30,6 +31,7 @@ class MovingAverage(NamedTuple):
         max_update: None, or the number of stored standard deviations that the mean and
             the standard deviation of a batch may differ from the stored ones; beyond, they
             are taken at that limit. Channels where they are not finite are left out.
+        owner: the layer that is named once when a batch is left out.
     """
 
     momentum: float | tf.Tensor
@@ -38,6 +40,7 @@ class MovingAverage(NamedTuple):
     unbiased: bool = False
     skip_nonfinite: bool = False
     max_update: float | None = None
+    owner: str = "a layer"
 
     @property
     def is_plain(self):
@@ -70,7 +73,9 @@ class MovingAverage(NamedTuple):
         if enabled is not None:
             keep = tf.logical_and(keep, enabled)
         if self.skip_nonfinite:
-            keep = tf.logical_and(keep, _is_finite(batch))
+            is_finite = _is_finite(batch)
+            name_once(tf.logical_not(is_finite), self.owner)
+            keep = tf.logical_and(keep, is_finite)
         if self.max_update is not None:
             # A limit cannot hold NaN, so channels with it are left out.
             keep = tf.logical_and(keep, tf.math.is_finite(batch_mean + batch_spread))

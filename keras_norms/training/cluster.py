@@ -8,6 +8,7 @@ import zlib
 import tensorflow as tf
 
 from keras_norms.arguments import is_number, require
+from keras_norms.keras_api import IS_KERAS_3
 from keras_norms.printable import printable
 from keras_norms.training.rendezvous import NotTogetherError, host_and_port, meet
 from keras_norms.version import __version__
@@ -69,7 +70,7 @@ def multi_worker_strategy(start_timeout=300, step_timeout=600, *, communication=
         greeting = {
             "TF_CONFIG": f"{zlib.crc32(' '.join(addresses).encode()):08x}",
             "tensorflow": tf.__version__,
-            "keras": tf.keras.__version__,
+            "keras": "3" if IS_KERAS_3 else "2",
             "keras_norms": __version__,
             "python": platform.python_version(),
         }

@@ -42,6 +42,9 @@ class DistributedTrainer:
             gradient; at the end of an epoch it may be fewer. Defaults to `1`.
         jit_compile: whether XLA compiles the steps of a replica. With several replicas, TensorFlow
             allows that on GPUs only. Defaults to `False`.
+        skip_nonfinite: whether a step whose gradient has NaN or Inf on any replica is made with a
+            gradient of 0, so that a bad batch does not end the training; its loss is not counted.
+            Give the layers `skip_nonfinite_updates=True` as well. Defaults to `False`.
 
     Raises:
         ValueError: if an argument is invalid, or the model is not built or not compiled.
@@ -62,7 +65,7 @@ class DistributedTrainer:
     2
     """
 
-    def __init__(self, model, *, accumulate_steps=1, jit_compile=False):
+    def __init__(self, model, *, accumulate_steps=1, jit_compile=False, skip_nonfinite=False):
         require(
             isinstance(model, keras.Model), _OWNER, "`model` must be a Keras model", model=model
         )
@@ -73,8 +76,8 @@ class DistributedTrainer:
         require(model.built, _OWNER, rule, model=called(model))
         rule = "`accumulate_steps` must be an int above 0"
         require(is_size(accumulate_steps), _OWNER, rule, accumulate_steps=accumulate_steps)
-        rule = "`jit_compile` must be a bool"
-        require(is_bool(jit_compile), _OWNER, rule, jit_compile=jit_compile)
+        for name, value in dict(jit_compile=jit_compile, skip_nonfinite=skip_nonfinite).items():
+            require(is_bool(value), _OWNER, f"`{name}` must be a bool", **{name: value})
         self.model = model
         self.strategy = model.distribute_strategy or tf.distribute.get_strategy()
         if isinstance(self.strategy, tf.distribute.ParameterServerStrategy):
@@ -85,7 +88,7 @@ class DistributedTrainer:
             )
         self.accumulate_steps = accumulate_steps
         with self.strategy.scope():
-            self._steps = ReplicaSteps(model, _OWNER)
+            self._steps = ReplicaSteps(model, skip_nonfinite, _OWNER)
             if not getattr(model.optimizer, "built", True):
                 model.optimizer.build(model.trainable_variables)
         self._jit_compile = jit_compile
@@ -177,11 +180,9 @@ class DistributedTrainer:
         require(steps is None or is_size(steps), _OWNER, rule, steps=steps)
         with naming_lost_workers(_OWNER, self.strategy, ""):
             self._reset_metrics()
-            for batch in itertools.islice(
-                Epochs(dataset, self.strategy, None, _OWNER).epoch(0), steps
-            ):
-                self._prepare(batch)
-                self._test(batch)
+            data = Epochs(dataset, self.strategy, steps, _OWNER)
+            for batch in data.once():
+                self._step(self._steps.test, data.spec)(batch)
             return self._results()
 
     def save(self, path):

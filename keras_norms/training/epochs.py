@@ -38,6 +38,10 @@ class Epochs:
             self._running = self._endless()
         return itertools.islice(self._running, self.steps)
 
+    def once(self):
+        """An iterator over the batches, from the first."""
+        return itertools.islice(iter(self._distributed(0)), self.steps)
+
     def skip(self, epoch, step):
         """The batches of an epoch without the first ones, for one that was interrupted."""
         earlier = epoch * self.steps if self.goes_on else 0

@@ -20,6 +20,7 @@ _KINDS = (
     tf.errors.UnavailableError,
 )
 _OF_A_PEER = re.compile(r"[Cc]ollective|[Cc]oordination|/job:|heartbeat")
+_CAUSE = re.compile(r"aborted by|timed out|heartbeat|[Mm]ismatch|unreachable")
 _TASK = re.compile(r"/job:(chief|worker)/replica:\d+/task:(\d+)")
 
 
@@ -52,9 +53,10 @@ def naming_lost_workers(owner, strategy, advice):
 def _summary(error):
     """The line of TensorFlow's message that says what happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if _OF_A_PEER.search(line)), lines[0] if lines else "")[
-        :300
-    ]
+    for pattern in (_CAUSE, _OF_A_PEER):
+        for line in filter(pattern.search, lines):
+            return line[:300]
+    return lines[0][:300] if lines else ""
 
 
 def _named(error, strategy):

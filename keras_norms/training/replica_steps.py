@@ -15,8 +15,9 @@ class ReplicaSteps:
     What layers add to the loss is taken as it is.
     """
 
-    def __init__(self, model, owner):
+    def __init__(self, model, skip_nonfinite, owner):
         self.model = model
+        self.skip_nonfinite = skip_nonfinite
         self.owner = owner
         self.loss = keras.metrics.Mean(name="loss")
 
@@ -36,10 +37,22 @@ class ReplicaSteps:
             gradients = tape.gradient(loss, weights)
             sums = gradients if sums is None else list(map(_sum, sums, gradients))
         gradients = _unscaled(optimizer, sums)
+        # An optimizer that scales the loss has to see infinity, and skips the step itself.
+        if self.skip_nonfinite and not hasattr(optimizer, "inner_optimizer"):
+            gradients = self._finite_on_all(gradients)
         optimizer.apply_gradients(zip(gradients, weights, strict=True))
 
     def test(self, batch):
         self._loss_of(batch, training=False)
+
+    def _finite_on_all(self, gradients):
+        """The gradients, or zeros where those of any replica are not finite."""
+        dense = [None if g is None else tf.convert_to_tensor(g) for g in gradients]
+        finite = [tf.reduce_all(tf.math.is_finite(g)) for g in dense if g is not None]
+        bad = tf.cast(tf.logical_not(tf.reduce_all(finite)), tf.float64)
+        (count,) = ReplicaGroup(owner=self.owner).sum([bad[tf.newaxis]])
+        is_good = tf.equal(count[0], 0.0)
+        return [None if g is None else tf.where(is_good, g, tf.zeros_like(g)) for g in dense]
 
     def _loss_of(self, batch, training):
         """This replica's part of the loss. Updates the metrics."""
@@ -50,7 +63,10 @@ class ReplicaSteps:
         # A loss adds up over replicas, so Keras has divided it by their number.
         loss = self.model.compute_loss(x, y, y_pred, weight)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        self.loss.update_state(loss * replicas, everywhere)
+        is_counted = tf.math.is_finite(loss) if self.skip_nonfinite else True
+        self.loss.update_state(
+            tf.where(is_counted, loss * replicas, 0.0), tf.where(is_counted, everywhere, 0.0)
+        )
         self.model.compute_metrics(x, y, y_pred, sample_weight)
         return loss
 
