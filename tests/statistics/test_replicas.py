@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_norms
+from keras_norms.statistics import agreement
+from keras_norms.statistics.moments import MOMENTS
 from keras_norms.statistics.replicas import ReplicaGroup
 from tests import strategies
 
@@ -113,3 +116,132 @@ def test_rejects_a_collective_in_a_nested_function(way):
 
     with pytest.raises(RuntimeError, match="'bn': synchronized statistics need a collective"):
         exchange(4, function)
+
+
+def called_on(replicas, names, skips):
+    """Four replicas that call synchronized layers, but for `(replica, name)` in `skips`."""
+    groups = {name: ReplicaGroup(owner=f"SyncBatchNormalization '{name}'") for name in names}
+
+    def function(a, b):
+        number = tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group)
+        for name, group in groups.items():
+            if (int(number), name) not in skips:
+                (a,) = group.sum([a])
+        return a
+
+    return exchange(replicas, function)
+
+
+@pytest.mark.parametrize("replica", [0, 1, 3])
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_a_layer_that_a_replica_leaves_out_is_refused(replica, name):
+    rule = "every replica must call the synchronized layers in the same order"
+    with pytest.raises(ValueError, match=f"SyncBatchNormalization '.': {rule}") as refused:
+        called_on(4, "abc", {(replica, name)})
+    assert f"'{name}'" in str(refused.value)
+
+
+def test_a_last_layer_that_a_replica_leaves_out_is_named():
+    named = "SyncBatchNormalization 'b': a replica waited for this layer, which another one did not"
+    with pytest.warns(UserWarning, match=named), pytest.raises(RuntimeError, match="merge_call"):
+        called_on(4, "ab", {(2, "b")})
+
+
+@pytest.fixture
+def checks():
+    keras_norms.set_replica_checks(True)
+    yield
+    keras_norms.set_replica_checks(False)
+
+
+def test_checks_change_nothing_where_replicas_agree(checks):
+    group = ReplicaGroup(owner="SyncBatchNormalization 'agrees'")
+    sent = tf.constant([np.nan], tf.float64)  # Which is a number to pass on, not damage.
+    step = tf.function(
+        lambda: strategies.mirrored(4).run(lambda: (group.gather([sent])[0], group.sum([sent])[0]))
+    )
+    for _ in range(3):
+        for results in step():
+            assert np.isnan(strategies.mirrored(4).experimental_local_results(results)).all()
+    (a, b), _ = exchange(4, lambda a, b: group.gather([a, b]))
+    assert a == [[[0.0], [1.0], [2.0], [3.0]]] * 4 and b[3][2] == [20.0, 40.0]
+    summed, _ = exchange(4, lambda a, b: ReplicaGroup(2, "another").sum([b])[0])
+    assert summed == [[10.0, 20.0]] * 2 + [[50.0, 100.0]] * 2
+
+
+@pytest.mark.parametrize("way", ["gather", "sum"])
+@pytest.mark.parametrize(
+    ("damage", "rule"),
+    [
+        ("layer", "replicas must exchange statistics of the same layer in groups"),
+        ("call", "replicas must make the same number of steps"),
+        ("total", "what a replica sends must arrive unchanged"),
+    ],
+)
+def test_checks_notice_another_layer_another_step_and_damage(
+    checks, monkeypatch, way, damage, rule
+):
+    signature = agreement._signature
+
+    def damaged(packed, members, owner, direction):
+        own = signature(packed, members, owner, direction)
+        is_third = tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group)
+        off = [float(damage == name) for name in ("layer", "call", "total")]
+        return own + tf.constant(off, own.dtype) * float(is_third == 2)
+
+    monkeypatch.setattr(agreement, "_signature", damaged)
+    group = ReplicaGroup(owner=f"SyncBatchNormalization '{damage}'")
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"'{damage}.?': {rule}"):
+        exchange(4, lambda a, b: getattr(group, way)([a, b]))
+
+
+def test_checks_are_left_out_of_what_xla_compiles(checks):
+    kinds = []
+
+    @tf.function(jit_compile=True)
+    def compiled(x):
+        packed, unsigned = agreement.signed_row(x, 1, "a layer")
+        kinds.append(packed.shape[0])
+        return unsigned(packed[tf.newaxis])
+
+    assert compiled(tf.constant([1.0, 2.0], tf.float64)).numpy().tolist() == [[1.0, 2.0]]
+    assert kinds == [2]
+
+
+def test_checks_want_a_bool():
+    with pytest.raises(ValueError, match="`enabled` must be a bool. Received: 1"):
+        keras_norms.set_replica_checks(1)
+
+
+def ring_sum(ranks):
+    """The all-reduce of a ring: each rank adds to what its neighbour hands on, a chunk at a time.
+
+    Every chunk is added in an order of its own, as in NCCL and in TensorFlow's ring.
+    """
+    count = len(ranks)
+    chunks = [np.array_split(rank.copy(), count) for rank in ranks]
+    for step in range(count - 1):
+        sent = [chunks[r][(r - step) % count].copy() for r in range(count)]
+        for r in range(count):
+            chunks[r][(r - 1 - step) % count] += sent[(r - 1) % count]
+    whole = [chunks[(i - 1) % count][i] for i in range(count)]
+    return np.concatenate(whole)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_64_ranks_of_a_ring_merge_exactly(rng, offset):
+    """Ranks with 0 to 40 values; the slots of all pass through a simulated ring."""
+    channels, ranks = 3, 64
+    sizes = rng.integers(0, 41, ranks)
+    values = [rng.normal(offset, 1.0, (size, channels)) for size in sizes]
+    sent = np.zeros((ranks, ranks, 3, channels))
+    for rank, x in enumerate(values):
+        if len(x):
+            sent[rank, rank] = [[len(x)] * channels, x.mean(0), ((x - x.mean(0)) ** 2).sum(0)]
+    arrived = ring_sum(list(sent.reshape(ranks, -1))).reshape(ranks, 3, channels)
+    np.testing.assert_array_equal(arrived, sent.sum(0))  # Nothing is rounded on the way.
+    parts = tuple(tf.constant(arrived[:, i]) for i in range(3))
+    found = MOMENTS.finish(MOMENTS.merge(parts))
+    whole = np.concatenate(values).astype(np.longdouble) - offset
+    np.testing.assert_allclose(found.mean.numpy() - offset, whole.mean(0), 1e-12, 1e-12 * offset)
+    np.testing.assert_allclose(found.variance, whole.var(0), 1e-12 if offset == 0 else 1e-9)
