@@ -10,8 +10,9 @@ import pytest
 import tensorflow as tf
 
 pytest_plugins = ["tests.selection"]
-# tensorflow-addons exists on one of the three legs only.
-collect_ignore = [] if importlib.util.find_spec("tensorflow_addons") else ["tests/test_addons.py"]
+# Tests of packages that some legs do without.
+OPTIONAL = {"tensorflow_addons": "tests/test_addons.py", "jax": "tests/ops/test_jax.py"}
+collect_ignore = [file for name, file in OPTIONAL.items() if not importlib.util.find_spec(name)]
 REPLICAS = 4
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * REPLICAS

@@ -7,7 +7,8 @@ TensorFlow with Keras 2). Everything runs on every leg, except for tests with on
     main_leg          on main only: it says nothing new on the other legs
     each_tensorflow   not on legacy: it does not depend on Keras
 
-They are put on a test, on one of its parameters, or on a file with `pytestmark`.
+Tests with one of `keras_2`, `keras_3`, `addons` and `gpu` run where there is what they need, with
+`--full` too. Marks are put on a test, on one of its parameters, or on a file with `pytestmark`.
 """
 
 import os
@@ -29,6 +30,16 @@ def leg():
     return "legacy" if os.environ.get("TF_USE_LEGACY_KERAS") == "1" else "main"
 
 
+def is_possible(mark):
+    """Whether the session has what this mark says a test needs."""
+    return {
+        "keras_2": leg() != "main",
+        "keras_3": leg() == "main",
+        "addons": leg() == "addons",
+        "gpu": bool(tf.config.list_physical_devices("GPU")),
+    }.get(mark, True)
+
+
 def examples(count):
     """Settings of Hypothesis: this many examples on the main leg, a quarter of them elsewhere."""
     return hypothesis.settings(
@@ -46,9 +57,9 @@ def pytest_collection_modifyitems(config, items):
     """Leaves out what the session does not run, and begins with what takes longest."""
     kept, left_out = [], []
     for item in items:
-        legs = [MARKS[mark.name] for mark in item.iter_markers() if mark.name in MARKS]
-        runs = config.getoption("--full") or all(leg() in names for names in legs)
-        (kept if runs else left_out).append(item)
+        marks = {mark.name for mark in item.iter_markers()}
+        runs = config.getoption("--full") or all(leg() in MARKS[m] for m in marks & MARKS.keys())
+        (kept if runs and all(map(is_possible, marks)) else left_out).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
     items[:] = sorted(kept, key=lambda item: not item.nodeid.startswith(LONGEST))

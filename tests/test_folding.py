@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_norms
-from keras_norms.keras_api import IS_KERAS_3, keras, nested_layers
+from keras_norms.keras_api import keras, nested_layers
 from tests import catalog
 from tests.conformance import rows
 
@@ -409,7 +409,7 @@ def test_reasons(build, reason):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2 quantizes nothing")
+@pytest.mark.keras_3  # Keras 2 quantizes nothing.
 def test_a_quantized_neighbour():
     model = chain((4,), layers.Dense(3, name="dense"), BN(name="norm"), dtype="float32")
     model.get_layer("dense").enable_lora(2)

@@ -213,11 +213,9 @@ def test_channels_on_other_axes(rng, kind):
     assert_statistics(layer, (x.mean((0, 2, 3), float), x.var((0, 2, 3), float)), 1e-6)
 
 
+@pytest.mark.keras_2  # Keras 3 has no `renorm`.
 def test_stock_layers_with_renorm_get_all_their_statistics(data):
-    try:
-        layer = keras.layers.BatchNormalization(renorm=True, epsilon=EPSILON)
-    except (TypeError, ValueError):
-        pytest.skip("this Keras has no `renorm`")
+    layer = keras.layers.BatchNormalization(renorm=True, epsilon=EPSILON)
     model = keras.Sequential([keras.Input((3,)), layer])
     x = data.astype(np.float32)
     recompute(model, x, batch_size=8, verbose=0)

@@ -6,7 +6,6 @@ import tensorflow as tf
 
 import keras_norms
 from keras_norms.keras_api import IS_KERAS_3, keras
-from tests.selection import leg
 from tests.test_initialization import branching, states
 
 
@@ -136,7 +135,7 @@ def test_the_optimizer_inside_a_loss_scale_optimizer():
     assert [id(w) for w in moved] == [id(model.get_layer("dense").kernel)]
 
 
-@pytest.mark.skipif(leg() != "addons", reason="needs TensorFlow Addons")
+@pytest.mark.addons
 def test_optimizers_of_tensorflow_addons():
     import tensorflow_addons as tfa
 

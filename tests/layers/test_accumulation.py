@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_norms
-from keras_norms.keras_api import IS_KERAS_3, keras
+from keras_norms.keras_api import keras
 from tests import option_oracle, oracles, range_oracle, strategies
 
 EPSILON = 1e-2
@@ -237,7 +237,7 @@ def test_on_two_replicas(synchronized):
     assert (found["accumulated_count"] == (8 if synchronized else 4)).all()
 
 
-@pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2 accumulates no gradients")
+@pytest.mark.keras_3  # Keras 2 accumulates no gradients.
 def test_with_an_optimizer_that_accumulates_gradients():
     """The weights before the layer are the same in all of a window, as in one large batch.
 

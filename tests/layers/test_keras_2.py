@@ -15,7 +15,7 @@ from tests.conformance import models
 pytestmark = pytest.mark.filterwarnings(
     "ignore:You are saving your model as an HDF5 file:UserWarning"
 )
-on_keras_2 = pytest.mark.skipif(IS_KERAS_3, reason="Keras 3 does this by itself")
+on_keras_2 = pytest.mark.keras_2  # Keras 3 does this by itself.
 SHAPE = (3, 4)  # Time and channels.
 
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_norms
-from keras_norms.keras_api import IS_KERAS_3, keras
+from keras_norms.keras_api import keras
 from tests import strategies
 
 FEATURES, RATE = 3, 0.5
@@ -141,7 +141,7 @@ def test_copies_have_no_losses(rng):
     assert len(twin.losses) == 1
 
 
-@pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2 does not pickle layers")
+@pytest.mark.keras_3  # Keras 2 does not pickle layers.
 def test_pickles_have_no_losses(rng):
     model = keras.Sequential([keras.Input((FEATURES,)), keras_norms.BatchlessNormalization()])
     model(tf.ones((4, FEATURES)), training=True)

@@ -170,7 +170,7 @@ def test_a_block_may_return_the_losses_of_its_layers():
     assert_same(results(tf.recompute_grad), results(plain))
 
 
-@pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2 has nothing that recomputes")
+@pytest.mark.keras_3  # Keras 2 has nothing that recomputes.
 def test_fit_with_keras_remat_and_in_a_remat_scope():
     """In the scope the whole model is a block, too, which Keras can only run eagerly."""
 
@@ -187,7 +187,7 @@ def test_fit_with_keras_remat_and_in_a_remat_scope():
         assert_same(fitted(plain, eager=True), expected, 1e-5)
 
 
-@pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2 has nothing that recomputes")
+@pytest.mark.keras_3  # Keras 2 has nothing that recomputes.
 def test_a_remat_scope_leaves_the_layer_alone():
     """It would save no memory, and Keras could not trace it with `training=True`."""
     with keras.RematScope(mode="full"):
@@ -196,7 +196,7 @@ def test_a_remat_scope_leaves_the_layer_alone():
     np.testing.assert_allclose(layer.moving_mean, [0.5, 0.5])
 
 
-@pytest.mark.skipif(not IS_KERAS_3, reason="Keras 2 has no stateless calls")
+@pytest.mark.keras_3  # Keras 2 has no stateless calls.
 def test_rejects_losses_in_a_stateless_call():
     model = built("batchless", tf.recompute_grad)
     weights = [[v.value for v in model.trainable_variables]]

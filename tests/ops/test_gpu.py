@@ -6,10 +6,7 @@ import tensorflow as tf
 
 import keras_norms
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not tf.config.list_physical_devices("GPU"), reason="needs a GPU"),
-]
+pytestmark = pytest.mark.gpu
 RTOL = {"float64": 1e-10, "float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 
 

@@ -10,12 +10,12 @@ import platform
 import shutil
 import subprocess
 
+import jax
 import numpy as np
 import pytest
 
 from tests import oracles
 
-jax = pytest.importorskip("jax", reason="JAX is installed for the tests of the main leg only.")
 pytestmark = pytest.mark.main_leg
 jnp = jax.numpy
 EPSILON = 1e-3
