@@ -1,5 +1,6 @@
 """Test session: four logical CPU devices, set up before TensorFlow initializes."""
 
+import gc
 import importlib.util
 import os
 
@@ -62,3 +63,9 @@ def implementation(request):
     keras_norms.set_implementation(request.param)
     yield request.param
     keras_norms.set_implementation("auto")
+
+
+def pytest_collection_finish(session):
+    """Modules and tests stay to the end: the garbage collector need not search them each time."""
+    gc.collect()
+    gc.freeze()
