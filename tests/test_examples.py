@@ -4,6 +4,7 @@ import ast
 import json
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 
@@ -51,13 +52,14 @@ def test_quickstart_trains_exports_and_serves(tmp_path):
 
 
 @pytest.mark.main_leg
-def test_quickstart_says_one_sentence_about_bad_input(tmp_path):
+def test_quickstart_says_one_sentence_about_bad_input(tmp_path, monkeypatch, capsys):
     path = tmp_path / "file"
     path.touch()
-    command = [sys.executable, EXAMPLES / "quickstart.py", "--out", path]
-    result = subprocess.run(command, capture_output=True, text=True)
-    last = result.stderr.splitlines()[-1]
-    assert result.returncode == 2 and last == f"quickstart: {path} is a file, not a folder."
+    monkeypatch.setattr(sys, "argv", ["quickstart.py", "--out", str(path)])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(EXAMPLES / "quickstart.py"), run_name="__main__")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"quickstart: {path} is a file, not a folder.\n"
 
 
 @pytest.mark.main_leg

@@ -1,6 +1,7 @@
 """Commands that take a model or change it, and `bench`: files, reports, errors."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,20 +13,29 @@ from keras_norms.cli import bench
 from keras_norms.keras_api import keras
 
 
-@pytest.fixture
-def files(tmp_path, monkeypatch, rng):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    # TensorFlow is running here; in a process of its own the command makes its devices first.
-    monkeypatch.setattr(tf.config, "set_logical_device_configuration", lambda *args: None)
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    """A folder with a trained model and its inputs; the two."""
+    folder = tmp_path_factory.mktemp("originals")
     keras.utils.set_random_seed(1)
     norm = keras.layers.BatchNormalization(name="norm")
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="dense"), norm])
     model.compile("adam", "mse")
-    x = rng.normal(2.0, 3.0, (64, 4)).astype(np.float32)
+    x = np.random.default_rng(20).normal(2.0, 3.0, (64, 4)).astype(np.float32)
     model.fit(x, np.zeros((64, 3)), verbose=0)
-    model.save("model.keras")
-    np.savez("data.npz", x=x)
+    model.save(folder / "model.keras")
+    np.savez(folder / "data.npz", x=x)
+    return folder, model, x
+
+
+@pytest.fixture
+def files(originals, tmp_path, monkeypatch):
+    folder, model, x = originals
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    # TensorFlow is running here; in a process of its own the command makes its devices first.
+    monkeypatch.setattr(tf.config, "set_logical_device_configuration", lambda *args: None)
     return model, x
 
 

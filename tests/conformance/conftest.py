@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from keras_norms.keras_api import keras
 from tests.conformance import models, rows
 
 
@@ -20,3 +21,11 @@ def batch(row):
 def trained(row, batch):
     """A model after some steps of training, for tests that only read it."""
     return models.trained(row, batch)
+
+
+@pytest.fixture(scope="session")
+def loaded(trained, tmp_path_factory):
+    """The same model, from a file."""
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    trained.save(path)
+    return keras.models.load_model(path)

@@ -170,13 +170,13 @@ def test_masking_layer_before_channels_first(rng):
 
 @pytest.mark.parametrize("row", rows.ON_REPLICAS, indirect=True)
 def test_fit_on_replicas(row, batch, trained):
-    """On 4: finite, and as on one device where the statistics are of all samples."""
-    with strategies.mirrored(4).scope():
+    """On 2: finite, and as on one device where the statistics are of all samples."""
+    with strategies.mirrored(2).scope():
         model = models.trained(row, batch)
     for weight in models.arrays(model):
         assert np.isfinite(weight).all()
     if row.counts_all_replicas:
-        alone = row.on_one_device(4)
+        alone = row.on_one_device(2)
         expected = trained if alone == row else models.trained(alone, batch)
         models.assert_same_weights(model, expected, rtol=1e-4, atol=1e-5)
 

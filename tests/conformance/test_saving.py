@@ -4,27 +4,23 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_norms.keras_api import keras
 from tests import strategies
 from tests.conformance import models
 
 
-def test_keras_file(trained, batch, tmp_path):
-    trained.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
+def test_keras_file(trained, loaded, batch):
     models.assert_same_weights(loaded, trained)
     np.testing.assert_array_equal(loaded(batch), trained(batch))
     assert loaded.get_layer("norm").get_config() == trained.get_layer("norm").get_config()
 
 
-def test_training_continues_after_loading(trained, batch, tmp_path):
+def test_training_continues_after_loading(trained, loaded, batch):
     before = trained.get_weights()
-    trained.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
     for model in (trained, loaded):
         models.fit(model, batch, steps=2)
     models.assert_same_weights(loaded, trained, rtol=1e-6, atol=1e-7)
-    trained.set_weights(before)
+    for model in (trained, loaded):
+        model.set_weights(before)
 
 
 def test_weights_file(row, trained, tmp_path):

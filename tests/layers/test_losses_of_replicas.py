@@ -74,17 +74,21 @@ def custom_loop(strategy, model, optimizer, dataset):
     ]
 
 
+# Replicas, what is between the layers, and whether a loop of one's own trains them.
 CASES = [
-    (1, "nothing"),
-    (4, "nothing"),
-    (4, "a_variable"),
-    *(pytest.param(4, name, marks=pytest.mark.main_leg) for name in ("dropout", "a_collective")),
-    *(pytest.param(2, name, marks=pytest.mark.full) for name in BETWEEN),
+    (1, "nothing", False),
+    (1, "nothing", True),
+    (4, "nothing", True),
+    (4, "a_variable", False),
+    (4, "a_variable", True),
+    pytest.param(4, "dropout", False, marks=pytest.mark.main_leg),
+    pytest.param(4, "a_collective", True, marks=pytest.mark.main_leg),
+    *(pytest.param(2, name, False, marks=pytest.mark.full) for name in BETWEEN),
+    *(pytest.param(2, name, True, marks=pytest.mark.full) for name in BETWEEN),
 ]
 
 
-@pytest.mark.parametrize("custom", [False, True], ids=["fit", "custom"])
-@pytest.mark.parametrize("replicas, between", CASES)
+@pytest.mark.parametrize("replicas, between, custom", CASES)
 def test_statistics_move_by_the_mean_gradient_of_the_replicas(rng, replicas, between, custom):
     """Statistics of the first layer are those of one step by hand, whatever happens after it."""
     x = rng.normal([3.0, 0.0, -1.0], [0.5, 1.0, 2.0], (16, FEATURES)).astype(np.float32)

@@ -115,14 +115,19 @@ def assert_same(actual, expected, rtol=1e-9):
         np.testing.assert_allclose(one, other, rtol, atol=rtol)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, dict(whole=traced), dict(forward=traced)],
-    ids=["eager", "traced", "forward_traced"],
-)
-@pytest.mark.parametrize("name", LAYERS)
-def test_steps_are_those_without_recomputation(name, options):
+def steps_are_those_without_recomputation(name, **options):
     assert_same(trained(built(name, tf.recompute_grad), **options), trained_plainly(name))
+
+
+@pytest.mark.parametrize("whole", [plain, traced])
+@pytest.mark.parametrize("name", LAYERS)
+def test_steps_are_those_without_recomputation(name, whole):
+    steps_are_those_without_recomputation(name, whole=whole)
+
+
+@pytest.mark.parametrize("name", ["batch", "regularized", "batchless"])
+def test_steps_whose_forward_pass_alone_is_traced(name):
+    steps_are_those_without_recomputation(name, forward=traced)
 
 
 @pytest.mark.parametrize("name", ["renorm", "regularized", "batchless"])

@@ -49,13 +49,6 @@ if not IS_KERAS_3:
     WRITERS["save"] = lambda model, path: model.save(path)
 
 
-@pytest.fixture(params=["one", pytest.param("mirrored", marks=pytest.mark.main_leg)])
-def strategy(request):
-    cpu = tf.config.list_logical_devices("CPU")[0].name
-    one = tf.distribute.get_strategy()
-    return one if request.param == "one" else tf.distribute.MirroredStrategy([cpu])
-
-
 def trained(strategy):
     with strategy.scope():
         model = keras.Sequential(
@@ -74,8 +67,14 @@ def trained(strategy):
     return model
 
 
-@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
-def test_writing_traces_the_reference(monkeypatch, tmp_path, strategy, writer):
+@pytest.mark.parametrize(
+    "writer, mirrored",
+    [
+        *((writer, False) for writer in WRITERS),
+        *(pytest.param(w, True, marks=pytest.mark.main_leg) for w in ("export", "saved_model")),
+    ],
+)
+def test_writing_traces_the_reference(monkeypatch, tmp_path, writer, mirrored):
     traced = []
 
     def noting(name):
@@ -94,10 +93,11 @@ def test_writing_traces_the_reference(monkeypatch, tmp_path, strategy, writer):
     monkeypatch.setattr(choice, "native_status", lambda: choice.NativeStatus(True, "here"))
     # The single operation of plain layers is no kernel of its own; the next test is for it.
     monkeypatch.setattr(normalize, "is_plain", lambda *arguments: False)
-    model = trained(strategy)
+    one = tf.distribute.get_strategy()
+    model = trained(tf.distribute.MirroredStrategy(["CPU:0"]) if mirrored else one)
     assert set(traced) == set(names)
     traced.clear()
-    writer(model, str(tmp_path / "model"))
+    WRITERS[writer](model, str(tmp_path / "model"))
     assert not traced
     files = [path for path in pathlib.Path(tmp_path, "model").rglob("*") if path.is_file()]
     assert files and not [path for path in files if b"CheckNumerics" in path.read_bytes()]

@@ -124,7 +124,8 @@ def test_extremes(native, rng, form, case):
     shape, axis, segment_size = CASES[case]
     is_thorough = case in ("last", "first")
     for dtype in DTYPES if is_thorough else ["float32"]:
-        for masked in (False, True):
+        # XLA compiles each of them, without a mask for one dtype only.
+        for masked in (False, True) if form == "kernel" or dtype == "float32" else (True,):
             x, weights = activation(rng, shape, dtype), []
             if masked:
                 x, *weights = mask(rng, x, axis)

@@ -10,7 +10,6 @@ import keras_norms
 from keras_norms.ops import kernels
 from keras_norms.ops import native as operations
 from keras_norms.ops.operands import Operands
-from tests.selection import BOTH
 
 WEIGHTS = [1.0, 0.0, 0.5, 2.0, 1.0, 1.0]
 WEIGHTED = dict(weights=tf.constant(WEIGHTS, tf.float64, [6, 1]), axis=1)
@@ -64,11 +63,20 @@ def layer_functions():
         yield training_output
 
 
-@BOTH
 @pytest.mark.each_tensorflow
-@pytest.mark.parametrize("in_graph", [False, True], ids=["eager", "graph"])
-@pytest.mark.parametrize("functions", [kernel_functions, layer_functions])
-def test_forward_mode_agrees_with_differences(functions, in_graph):
+@pytest.mark.parametrize(
+    "implementation, functions, in_graph",
+    [
+        ("native", kernel_functions, False),
+        ("native", kernel_functions, True),
+        ("native", layer_functions, True),
+        pytest.param("native", layer_functions, False, marks=pytest.mark.main_leg),
+        ("reference", kernel_functions, True),
+        ("reference", layer_functions, False),
+    ],
+    indirect=["implementation"],
+)
+def test_forward_mode_agrees_with_differences(implementation, functions, in_graph):
     """Of a function and, forward over reverse, of its gradient."""
     generator = np.random.default_rng(3)
     x = tf.constant(generator.normal(1.0, 2.0, size=(6, 4)))

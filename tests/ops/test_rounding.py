@@ -156,10 +156,13 @@ def test_both_steps_in_one_pass(rng, shape, axis, dtype, rounding):
     assert_same(tape.gradient(y, x, dy).numpy(), block_floating_point(values, 8, 8, axis).numpy())
 
 
-@BOTH
-@pytest.mark.parametrize("xla", ["ffi", "hlo"])
+@pytest.mark.parametrize(
+    "implementation, xla",
+    [("native", "ffi"), ("native", "hlo"), ("reference", "ffi")],
+    indirect=["implementation"],
+)
 @pytest.mark.parametrize("dtype", rounding_oracles.DTYPES)
-def test_compiled_by_xla(rng, monkeypatch, dtype, xla):
+def test_compiled_by_xla(rng, monkeypatch, dtype, implementation, xla):
     monkeypatch.setenv("KERAS_NORMS_XLA", xla)
     numpy_dtype = tf.as_dtype(dtype).as_numpy_dtype
     with np.errstate(over="ignore"):
