@@ -197,6 +197,7 @@ def wheel(checkout, **environment):
     )
 
 
+@pytest.mark.main_leg  # pip meets neither TensorFlow nor Keras.
 def test_a_wheel_without_a_compiler_has_the_sources_and_says_why(checkout):
     result = wheel(checkout, KERAS_NORMS_BUILD_NATIVE="auto")
     assert result.returncode == 0, result.stdout
@@ -211,6 +212,7 @@ def test_a_wheel_without_a_compiler_has_the_sources_and_says_why(checkout):
             assert f"keras_norms/{source.relative_to(ROOT)}" in names
 
 
+@pytest.mark.main_leg
 @pytest.mark.parametrize(
     "environment, message",
     [

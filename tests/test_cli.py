@@ -183,6 +183,7 @@ def test_help_and_version_do_not_wait_for_tensorflow(arguments, shown):
     assert result.returncode == 0 and shown in result.stdout, result.stderr
 
 
+@pytest.mark.main_leg
 def test_public_names_are_there_for_modules_that_the_command_imports():
     script = (
         "import sys; sys.argv[0] = 'keras-norms'; import keras_norms; "

@@ -65,6 +65,7 @@ def test_the_verdict_is_printed(files, capsys):
     assert "reference stddev" in printed
 
 
+@pytest.mark.main_leg
 def test_imports_the_module_of_a_custom_layer(files, monkeypatch, capsys):
     module = files / "layers_of_mine.py"
     module.write_text(

@@ -11,7 +11,7 @@ from tests import strategies
 from tests.option_oracle import TrainingOracle
 from tests.range_oracle import RangeOracle
 
-pytestmark = pytest.mark.each_tensorflow
+pytestmark = pytest.mark.main_leg
 
 # Those under "mask" and "weights" are arguments of the call.
 OPTIONS = {

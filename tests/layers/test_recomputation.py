@@ -119,7 +119,7 @@ def steps_are_those_without_recomputation(name, **options):
     assert_same(trained(built(name, tf.recompute_grad), **options), trained_plainly(name))
 
 
-@pytest.mark.parametrize("whole", [plain, traced])
+@pytest.mark.parametrize("whole", [pytest.param(plain, marks=pytest.mark.main_leg), traced])
 @pytest.mark.parametrize("name", LAYERS)
 def test_steps_are_those_without_recomputation(name, whole):
     steps_are_those_without_recomputation(name, whole=whole)
@@ -130,7 +130,14 @@ def test_steps_whose_forward_pass_alone_is_traced(name):
     steps_are_those_without_recomputation(name, forward=traced)
 
 
-@pytest.mark.parametrize("name", ["renorm", "regularized", "batchless"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("renorm", marks=pytest.mark.main_leg),
+        pytest.param("regularized", marks=pytest.mark.main_leg),
+        "batchless",
+    ],
+)
 def test_a_compiled_step_is_that_without_recomputation(name):
     actual = trained(built(name, tf.recompute_grad), whole=compiled, steps=1)
     assert_same(actual, trained_plainly(name, steps=1))

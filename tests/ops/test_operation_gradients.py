@@ -71,8 +71,8 @@ def layer_functions():
         ("native", kernel_functions, True),
         ("native", layer_functions, True),
         pytest.param("native", layer_functions, False, marks=pytest.mark.main_leg),
-        ("reference", kernel_functions, True),
-        ("reference", layer_functions, False),
+        pytest.param("reference", kernel_functions, True, marks=pytest.mark.main_leg),
+        pytest.param("reference", layer_functions, False, marks=pytest.mark.main_leg),
     ],
     indirect=["implementation"],
 )
