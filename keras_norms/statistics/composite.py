@@ -134,13 +134,13 @@ def normalize_by_composite(
 
 
 def _exchange(statistic, own_parts, extra, group):
-    """The parts and the extra of the whole group, in one collective."""
+    """The parts and the extra of the whole group."""
     if group.members() == 1:
         return own_parts, extra
     if extra is None:
-        return statistic.merge(group.gather(own_parts)), None
-    *parts, extras = group.gather([*own_parts, extra])
-    return statistic.merge(parts), tf.reduce_sum(extras, 0)
+        return group.merged(own_parts, statistic.merge), None
+    *parts, extra_sum = group.merged([*own_parts, extra], statistic.merge)
+    return parts, extra_sum
 
 
 def _roles(vectors):

@@ -37,10 +37,6 @@ class SizedMomentsStatistic(MomentsStatistic):
         squares = tf.square(tf.cast(weights, tf.float64))
         return (*parts, count_of(x, weights=squares, **layout)), kept
 
-    def merge(self, parts):
-        *moments, squares = parts
-        return *super().merge(moments), tf.reduce_sum(squares, 0)
-
     def finish(self, parts):
         *moments, squares = parts
         mean, variance, count = super().finish(moments)

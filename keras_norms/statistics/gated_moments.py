@@ -56,11 +56,6 @@ class GatedMomentsStatistic(SizedMomentsStatistic):
         sums = (tf.reduce_sum(values, 0, keepdims=True) for values in of_samples)
         return (*moments, *sums), kept
 
-    def merge(self, parts):
-        *moments, outside, samples, total = parts
-        sums = (tf.reduce_sum(values, 0) for values in (outside, samples, total))
-        return *super().merge(moments), *sums
-
     def finish(self, parts):
         *moments, outside, samples, total = parts
         mean, variance, count, size = super().finish(moments)

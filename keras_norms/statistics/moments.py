@@ -9,6 +9,11 @@ from keras_norms.ops.choice import kernels_in_use
 from keras_norms.ops.moments import Moments
 
 
+def sum_of_rows(vectors):
+    """The sum of each of the stacked vectors."""
+    return [tf.reduce_sum(vector, 0) for vector in vectors]
+
+
 class Pullback(NamedTuple):
     """How a gradient with respect to statistics reaches the activation.
 
@@ -38,8 +43,13 @@ class Statistic(Protocol):
         No gradient is needed here.
         """
 
-    def merge(self, parts):
-        """Parts of several replicas, stacked on the first axis, as the parts of all."""
+    def merge(self, parts, total=sum_of_rows):
+        """The parts of all replicas.
+
+        They are made from sums, so they can be had from parts that are stacked on the first axis,
+        or from a replica's own parts where `total` returns sums over the replicas. Parts that are
+        only added up may follow those of the statistic.
+        """
 
     def finish(self, parts):
         """The statistics, a named tuple of vectors, from parts."""
@@ -60,13 +70,13 @@ class MomentsStatistic:
         layout = dict(axis=axis, weights=weights, segment_size=segment_size)
         return kernels_in_use().moments(x, **layout), None
 
-    def merge(self, parts):
+    def merge(self, parts, total=sum_of_rows):
         """Chan's merge of any number of parts at once; a part with count 0 changes nothing."""
-        counts, means, m2s = parts
-        count = tf.reduce_sum(counts, 0)
-        mean = tf.math.divide_no_nan(tf.reduce_sum(counts * means, 0), count)
-        between = counts * tf.math.squared_difference(means, mean)
-        return count, mean, tf.reduce_sum(m2s + between, 0)
+        counts, means, m2s, *others = parts
+        count, weighted_mean, *others = total([counts, counts * means, *others])
+        mean = tf.math.divide_no_nan(weighted_mean, count)
+        (m2,) = total([m2s + counts * tf.math.squared_difference(means, mean)])
+        return count, mean, m2, *others
 
     def finish(self, parts):
         count, mean, m2 = parts

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_norms.ops.choice import kernels_in_use
 from keras_norms.ops.extremes import known_counts
-from keras_norms.statistics.moments import Pullback
+from keras_norms.statistics.moments import Pullback, sum_of_rows
 
 # E[range of n values] / stddev of normal values is, but for 4e-6 of it, a polynomial in
 # sqrt(ln n), for n from 2 to 2^40. Coefficients from the constant term on; fitted to
@@ -100,11 +100,10 @@ class RangesStatistic(NamedTuple):
         kept = tf.stop_gradient(factors), found.low_at, found.high_at
         return (count, mean, deviations, chunks), kept
 
-    def merge(self, parts):
-        counts, means, deviations, chunks = parts
-        count = tf.reduce_sum(counts, 0)
-        mean = tf.math.divide_no_nan(tf.reduce_sum(counts * means, 0), count)
-        return count, mean, tf.reduce_sum(deviations, 0), tf.reduce_sum(chunks, 0)
+    def merge(self, parts, total=sum_of_rows):
+        counts, means, *others = parts
+        count, weighted_mean, *others = total([counts, counts * means, *others])
+        return count, tf.math.divide_no_nan(weighted_mean, count), *others
 
     def finish(self, parts):
         count, mean, deviations, chunks = parts

@@ -8,6 +8,10 @@ mean of 1e6 standard deviations, its fourth digit). The backward exchange is a p
 sum. A group of replicas has its own slots in the same buffer, so all replicas
 take part in every collective in the same order. Where all groups lie within
 workers (machines), nothing is sent between these.
+
+The slots grow with the group. Above `SLOTS` members the parts are merged by sums
+instead: first those that the mean needs, then, with the mean known, the squares
+around it. That is as exact, and costs a second collective forward.
 """
 
 import dataclasses
@@ -20,6 +24,8 @@ from keras_norms.statistics import agreement
 from keras_norms.statistics.exchange_order import in_exchange
 
 WORKER = "worker"
+# Slots of more members take longer than another small collective; benchmarks/scaling_model.py.
+SLOTS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +65,20 @@ class ReplicaGroup:
     def gather(self, vectors):
         """Returns each vector of every member, stacked on a new first axis."""
         packed, unpack = _pack(vectors)
-        return unpack(self.gather_packed([packed]))
+        return unpack(self._gather_packed(packed))
 
-    def gather_packed(self, vectors):
-        """Returns a matrix with a row for every member, its vectors one after the other."""
-        packed, _ = _pack(vectors)
+    def merged(self, parts, merge):
+        """The parts of all members, by the `merge` of their `Statistic`."""
+        return merge(parts, self.sum) if self.members() > SLOTS else merge(self.gather(parts))
+
+    def rows_to_merge(self, parts, merge):
+        """A matrix of packed parts, a row for each member, or one for all of a large group."""
+        if self.members() > SLOTS:
+            return tf.concat(merge(parts, self.sum), 0)[tf.newaxis]
+        packed, _ = _pack(parts)
+        return self._gather_packed(packed)
+
+    def _gather_packed(self, packed):
         members = self.members()
         if members == 1:
             return packed[tf.newaxis]

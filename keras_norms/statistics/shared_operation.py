@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_norms.ops import kernels, native
 from keras_norms.statistics.composite import Normalized, normalize_by_composite
+from keras_norms.statistics.moments import MOMENTS
 from keras_norms.statistics.one_operation import run_normalize, run_normalize_grad, statistics_of
 
 
@@ -27,7 +28,7 @@ def normalize_over_replicas(
     @tf.custom_gradient
     def forward(*tensors):
         here = by_name(tensors)
-        parts = group.gather_packed(native.moments(here["x"], axis=axis))
+        parts = group.rows_to_merge(native.moments(here["x"], axis=axis), MOMENTS.merge)
         y, count, mean, variance, *moved = run_normalize(
             here, update, parts=parts, rectifier=rectifier, **attributes
         )

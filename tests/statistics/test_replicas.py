@@ -5,8 +5,10 @@ import pytest
 import tensorflow as tf
 
 import keras_norms
-from keras_norms.statistics import agreement
+from keras_norms.statistics import agreement, replicas
+from keras_norms.statistics.effective_size import SIZED_MOMENTS
 from keras_norms.statistics.moments import MOMENTS
+from keras_norms.statistics.ranges import RangesStatistic
 from keras_norms.statistics.replicas import ReplicaGroup
 from tests import strategies
 
@@ -241,7 +243,52 @@ def test_64_ranks_of_a_ring_merge_exactly(rng, offset):
     arrived = ring_sum(list(sent.reshape(ranks, -1))).reshape(ranks, 3, channels)
     np.testing.assert_array_equal(arrived, sent.sum(0))  # Nothing is rounded on the way.
     parts = tuple(tf.constant(arrived[:, i]) for i in range(3))
-    found = MOMENTS.finish(MOMENTS.merge(parts))
+
+    def total(vectors):  # Each rank's own parts, in a ring without slots.
+        packed = tf.concat(vectors, 1).numpy()
+        return np.split(ring_sum(list(packed)), len(vectors))
+
     whole = np.concatenate(values).astype(np.longdouble) - offset
-    np.testing.assert_allclose(found.mean.numpy() - offset, whole.mean(0), 1e-12, 1e-12 * offset)
-    np.testing.assert_allclose(found.variance, whole.var(0), 1e-12 if offset == 0 else 1e-9)
+    for merged in (MOMENTS.merge(parts), MOMENTS.merge(parts, total)):
+        found = MOMENTS.finish(merged)
+        mean = np.asarray(found.mean) - offset
+        np.testing.assert_allclose(mean, whole.mean(0), 1e-12, 1e-15 * offset)
+        np.testing.assert_allclose(found.variance, whole.var(0), 1e-12 if offset == 0 else 1e-9)
+
+
+@pytest.mark.parametrize(
+    "statistic", [MOMENTS, SIZED_MOMENTS, RangesStatistic(2, "calibrated")], ids=type
+)
+@pytest.mark.parametrize("size", [None, 2])
+def test_large_groups_merge_by_sums_of_constant_size(monkeypatch, rng, statistic, size):
+    """With a limit of 1 in place of 8, so that four replicas are many."""
+    values = [tf.constant(rng.normal(1e3, 1.0, (n, 2))) for n in (5, 3, 0, 7)]
+    strategy, group = strategies.mirrored(4), ReplicaGroup(size)
+
+    def function(x):
+        own, _ = statistic.local(x, axis=1, weights=None, segment_size=None)
+        extra = tf.ones([2], tf.float64)
+        return group.merged([*own, extra], statistic.merge)
+
+    def results():
+        traced = tf.function(lambda x: strategy.run(function, (x,)), autograph=False)
+        x = strategies.distribute(strategy, values)
+        merged = traced(x)
+        graph = traced.get_concrete_function(x).graph
+        sizes = [
+            op.inputs[0].shape.num_elements()
+            for op in graph.get_operations()
+            if op.type.startswith("CollectiveReduce")
+        ]
+        found = [np.stack(strategy.experimental_local_results(part)) for part in merged]
+        return found, len(sizes) / 4, sum(sizes) / 4
+
+    expected, collectives, numbers = results()
+    monkeypatch.setattr(replicas, "SLOTS", 1)
+    actual, collectives_of_sums, numbers_of_sums = results()
+    for one, other in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+    groups = 4 // (size or 4)
+    assert numbers == 4 * numbers_of_sums / groups
+    assert collectives == 1
+    assert collectives_of_sums == (1 if isinstance(statistic, RangesStatistic) else 2)
