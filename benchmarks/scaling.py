@@ -96,7 +96,7 @@ def work(options):
         tf.config.set_logical_device_configuration(cpu, logical)
         strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(options.replicas)])
     else:
-        strategy = keras_norms.training.multi_worker_strategy(step_timeout=600)
+        strategy = keras_norms.training.multi_worker_strategy()
     sizes = [(layers, channels) for layers in LAYERS for channels in CHANNELS]
     rows = [row(strategy, *size, options) for size in (sizes[:1] if options.smoke else sizes)]
     is_chief = options.replicas or strategy.cluster_resolver.task_id == 0

@@ -23,6 +23,7 @@ PRINTED = {
     "single_instances": r"E\[z\^2\] of hidden: largest [2-9]",
     "watch_inputs": r"Sensor 3 reads half: sensors channel 3",
 }
+LONGER = "addons_swa", "multi_worker", "quickstart", "serve"
 # TensorFlow takes seconds to load: one process runs all of the short ones.
 RUN = """
 import contextlib, io, json, runpy, sys
@@ -81,9 +82,31 @@ def test_short_examples_run_and_show_what_they_say():
 
 
 @pytest.mark.main_leg
+def test_several_workers_train_together():
+    output = finished(EXAMPLES / "multi_worker.py", "--local-workers", "2", "--epochs", "2")
+    accuracy = re.search(r"Accuracy on 2 workers: (\d+\.\d) %", output)
+    assert float(accuracy[1]) > 40 and output.count("Epoch 2/2") == 1
+
+
+@pytest.mark.main_leg
+def test_the_example_for_workers_says_one_sentence_about_bad_input(monkeypatch, capsys):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    wrong = {
+        (): r"multi_worker_strategy: TF_CONFIG must be .* Received: no TF_CONFIG\. Or start .*\n",
+        ("--local-workers", "0"): r"multi_worker: --local-workers must be from 1 to 16\.\n",
+    }
+    for arguments, sentence in wrong.items():
+        monkeypatch.setattr(sys, "argv", ["multi_worker.py", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(EXAMPLES / "multi_worker.py"), run_name="__main__")
+        assert stopped.value.code == 2
+        assert re.fullmatch(sentence, capsys.readouterr().err)
+
+
+@pytest.mark.main_leg
 def test_examples_are_short_and_use_public_names_only():
     paths = sorted(EXAMPLES.glob("*.py"))
-    assert {path.stem for path in paths} == {*PRINTED, "addons_swa", "quickstart", "serve"}
+    assert {path.stem for path in paths} == {*PRINTED, *LONGER}
     for path in paths:
         text = path.read_text()
         assert text.count("\n") < 80, f"{path.name} has {text.count(chr(10))} lines"

@@ -20,7 +20,7 @@ _EXAMPLE = (
 )
 
 
-def multi_worker_strategy(start_timeout=300, step_timeout=600, *, communication="auto"):
+def multi_worker_strategy(start_timeout=300, *, communication="auto"):
     """A `tf.distribute.MultiWorkerMirroredStrategy` of the cluster in `TF_CONFIG`.
 
     Every machine runs the same program, with an environment variable `TF_CONFIG` that lists all of
@@ -31,16 +31,14 @@ def multi_worker_strategy(start_timeout=300, step_timeout=600, *, communication=
 
     All workers first meet at the address of the first one. So a worker that does not come up, or
     has other versions or another list, ends all of them with its address, where TensorFlow alone
-    would wait. Afterwards a collective that takes longer than `step_timeout` ends in
-    `tf.errors.DeadlineExceededError`; `DistributedTrainer` says which worker is missing.
+    would wait. Afterwards TensorFlow notices a worker that ends or does not answer within some ten
+    seconds; `DistributedTrainer` says which one, and limits all other waits.
 
     Use it for `DistributedTrainer`, for custom loops and, with Keras 2, for `model.fit`. It is to
     be called once, before anything else uses TensorFlow.
 
     Args:
         start_timeout: seconds to wait until all workers have started. Defaults to `300`.
-        step_timeout: seconds that a worker waits for the others in a step. It has to cover what
-            some workers do alone, such as the tracing of a large model. Defaults to `600`.
         communication: `"auto"`, `"ring"` (gRPC) or `"nccl"`. Defaults to `"auto"`.
 
     Returns:
@@ -57,9 +55,9 @@ def multi_worker_strategy(start_timeout=300, step_timeout=600, *, communication=
     ...
     ValueError: multi_worker_strategy: `start_timeout` must be a number of seconds above 0...
     """
-    for name, value in (("start_timeout", start_timeout), ("step_timeout", step_timeout)):
-        rule = f"`{name}` must be a number of seconds above 0"
-        require(is_number(value, 0) and value > 0, _OWNER, rule, **{name: value})
+    rule = "`start_timeout` must be a number of seconds above 0"
+    is_time = is_number(start_timeout, 0) and start_timeout > 0
+    require(is_time, _OWNER, rule, start_timeout=start_timeout)
     known = tf.distribute.experimental.CommunicationImplementation
     kinds = {"auto": known.AUTO, "ring": known.RING, "nccl": known.NCCL}
     is_known = isinstance(communication, str) and communication in kinds
@@ -78,9 +76,8 @@ def multi_worker_strategy(start_timeout=300, step_timeout=600, *, communication=
             meet(addresses, index, start_timeout, greeting)
         except NotTogetherError as error:
             raise NotTogetherError(f"{_OWNER}: {error}") from None
-    options = tf.distribute.experimental.CommunicationOptions(
-        timeout_seconds=float(step_timeout), implementation=kinds[communication]
-    )
+    # Without `timeout_seconds`: for each collective TensorFlow starts a thread that sleeps so long.
+    options = tf.distribute.experimental.CommunicationOptions(implementation=kinds[communication])
     return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
 
 

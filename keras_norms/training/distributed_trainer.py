@@ -6,13 +6,13 @@ import pathlib
 
 import tensorflow as tf
 
-from keras_norms.arguments import is_bool, is_int, is_size, require
+from keras_norms.arguments import is_bool, is_int, is_number, is_size, require
 from keras_norms.keras_api import IS_KERAS_3, keras
 from keras_norms.printable import called, printable
 from keras_norms.training import checkpoints
 from keras_norms.training.cluster import worker_of
 from keras_norms.training.epochs import Epochs
-from keras_norms.training.lost_workers import naming_lost_workers
+from keras_norms.training.lost_workers import waiting_for_workers
 from keras_norms.training.replica_steps import ReplicaSteps, build_metrics
 from keras_norms.training.worker_agreement import check_same, check_same_model
 
@@ -42,6 +42,8 @@ class DistributedTrainer:
             gradient; at the end of an epoch it may be fewer. Defaults to `1`.
         jit_compile: whether XLA compiles the steps of a replica. With several replicas, TensorFlow
             allows that on GPUs only. Defaults to `False`.
+        step_timeout: seconds that a worker waits for the others in a step. They have to cover what
+            one does alone, such as the tracing of a large model. Defaults to `600`.
         skip_nonfinite: whether a step whose gradient has NaN or Inf on any replica is made with a
             gradient of 0, so that a bad batch does not end the training; its loss is not counted.
             Give the layers `skip_nonfinite_updates=True` as well. Defaults to `False`.
@@ -65,10 +67,17 @@ class DistributedTrainer:
     2
     """
 
-    def __init__(self, model, *, accumulate_steps=1, jit_compile=False, skip_nonfinite=False):
-        require(
-            isinstance(model, keras.Model), _OWNER, "`model` must be a Keras model", model=model
-        )
+    def __init__(
+        self,
+        model,
+        *,
+        accumulate_steps=1,
+        jit_compile=False,
+        skip_nonfinite=False,
+        step_timeout=600,
+    ):
+        is_model = isinstance(model, keras.Model)
+        require(is_model, _OWNER, "`model` must be a Keras model", model=model)
         is_compiled = getattr(model, "optimizer", None) is not None
         rule = "the model must be compiled, with an optimizer, in the scope of its strategy"
         require(is_compiled, _OWNER, rule, model=called(model))
@@ -76,8 +85,14 @@ class DistributedTrainer:
         require(model.built, _OWNER, rule, model=called(model))
         rule = "`accumulate_steps` must be an int above 0"
         require(is_size(accumulate_steps), _OWNER, rule, accumulate_steps=accumulate_steps)
-        for name, value in dict(jit_compile=jit_compile, skip_nonfinite=skip_nonfinite).items():
-            require(is_bool(value), _OWNER, f"`{name}` must be a bool", **{name: value})
+        rule = "`step_timeout` must be a number of seconds above 0"
+        holds = is_number(step_timeout, 0) and step_timeout > 0
+        require(holds, _OWNER, rule, step_timeout=step_timeout)
+        require(
+            is_bool(jit_compile), _OWNER, "`jit_compile` must be a bool", jit_compile=jit_compile
+        )
+        rule = "`skip_nonfinite` must be a bool"
+        require(is_bool(skip_nonfinite), _OWNER, rule, skip_nonfinite=skip_nonfinite)
         self.model = model
         self.strategy = model.distribute_strategy or tf.distribute.get_strategy()
         if isinstance(self.strategy, tf.distribute.ParameterServerStrategy):
@@ -87,6 +102,8 @@ class DistributedTrainer:
                 "MultiWorkerMirroredStrategy. Received: a model of a ParameterServerStrategy."
             )
         self.accumulate_steps = accumulate_steps
+        self.step_timeout = step_timeout
+        self._advice = ""
         with self.strategy.scope():
             self._steps = ReplicaSteps(model, skip_nonfinite, _OWNER)
             if not getattr(model.optimizer, "built", True):
@@ -151,23 +168,21 @@ class DistributedTrainer:
             validation_steps=validation_steps,
             checkpoint_every=checkpoint_every,
         )
-        advice = "Start all of them again, and training goes on from the last checkpoint."
+        self._advice = "Start all of them again, and training goes on from the last checkpoint."
         if checkpoint is None:
-            advice = "With `checkpoint`, training would go on from there after a restart."
-        with naming_lost_workers(_OWNER, self.strategy, advice):
-            arguments = [self.accumulate_steps, epochs, steps_per_epoch, validation_steps]
-            check_same_model(self.model, arguments, self.strategy, _OWNER)
-            with checkpoints.opened(checkpoint, self.model, self.strategy) as progress:
-                return self._fit(
-                    progress,
-                    Epochs(dataset, self.strategy, steps_per_epoch, _OWNER),
-                    epochs,
-                    validation_data,
-                    validation_steps,
-                    self._callbacks(callbacks, epochs, steps_per_epoch, verbose),
-                    checkpoint_every,
-                    log_every,
-                )
+            self._advice = "With `checkpoint`, training would go on from there after a restart."
+        arguments = [self.accumulate_steps, epochs, steps_per_epoch, validation_steps]
+        self._wait_for(check_same_model, self.model, arguments, self.strategy, _OWNER)
+        with checkpoints.opened(checkpoint, self.model, self.strategy) as progress:
+            return self._fit(
+                progress,
+                Epochs(dataset, self.strategy, steps_per_epoch, _OWNER),
+                self._callbacks(callbacks, epochs, steps_per_epoch, verbose),
+                epochs=epochs,
+                validation=(validation_data, validation_steps),
+                checkpoint_every=checkpoint_every,
+                log_every=log_every,
+            )
 
     def evaluate(self, dataset, *, steps=None):
         """Returns the loss and the metrics over a dataset by name, all replicas together.
@@ -178,12 +193,12 @@ class DistributedTrainer:
         """
         rule = "`steps` must be an int above 0 or None"
         require(steps is None or is_size(steps), _OWNER, rule, steps=steps)
-        with naming_lost_workers(_OWNER, self.strategy, ""):
-            self._reset_metrics()
-            data = Epochs(dataset, self.strategy, steps, _OWNER)
-            for batch in data.once():
-                self._step(self._steps.test, data.spec)(batch)
-            return self._results()
+        self._wait_for(self._reset_metrics)
+        data = Epochs(dataset, self.strategy, steps, _OWNER)
+        batches = self._wait_for(data.once)
+        while found := self._wait_for(tuple, itertools.islice(batches, 1)):
+            self._wait_for(self._step(self._steps.test, data.spec), *found)
+        return self._wait_for(self._results)
 
     def save(self, path):
         """Saves the model as a `.keras` file. All workers call it, and the chief writes.
@@ -201,52 +216,46 @@ class DistributedTrainer:
         finally:
             own.unlink(missing_ok=True)
 
-    def _fit(
-        self,
-        progress,
-        data,
-        epochs,
-        validation_data,
-        validation_steps,
-        callbacks,
-        checkpoint_every,
-        log_every,
-    ):
-        first_epoch, first_step = progress.restore()
-        check_same([first_epoch, first_step], "the checkpoint they read", self.strategy, _OWNER)
+    def _fit(self, progress, data, callbacks, *, epochs, validation, checkpoint_every, log_every):
+        first_epoch, first_step = position = progress.restore()
+        self._wait_for(check_same, position, "the checkpoint they read", self.strategy, _OWNER)
         self.model.stop_training = False
         callbacks.on_train_begin()
         logs: dict = {}
         for epoch in range(first_epoch, epochs):
             callbacks.on_epoch_begin(epoch)
-            self._reset_metrics()
+            self._wait_for(self._reset_metrics)
             step = first_step if epoch == first_epoch else 0
-            batches = data.skip(epoch, step) if epoch == first_epoch else data.epoch(epoch)
-            while group := tuple(itertools.islice(batches, self.accumulate_steps)):
+            batches = self._wait_for(data.epoch, epoch, step, epoch == first_epoch)
+            while group := self._wait_for(tuple, itertools.islice(batches, self.accumulate_steps)):
                 callbacks.on_train_batch_begin(step)
-                self._step(self._steps.train, data.spec, len(group))(*group)
+                self._wait_for(self._step(self._steps.train, data.spec, len(group)), *group)
                 step += len(group)
                 updates = step // self.accumulate_steps
                 if checkpoint_every and updates % checkpoint_every == 0:
-                    progress.save(epoch, step)
+                    self._wait_for(progress.save, epoch, step)
                 if updates % log_every == 0:
-                    logs = self._results()
+                    logs = self._wait_for(self._results)
                 callbacks.on_train_batch_end(step - 1, dict(logs))
             require(step, _OWNER, "an epoch must have a batch", batches=step)
-            if not IS_KERAS_3:
-                self.model._train_counter.assign(
-                    step
-                )  # What its progress bar reads, without a setter.
-            logs = self._results()
-            if validation_data is not None:
-                found = self.evaluate(validation_data, steps=validation_steps)
+            if not IS_KERAS_3:  # Whose progress bar reads it; it has no setter.
+                self.model._train_counter.assign(step)
+            logs = self._wait_for(self._results)
+            if validation[0] is not None:
+                found = self.evaluate(validation[0], steps=validation[1])
                 logs |= {f"val_{name}": value for name, value in found.items()}
-            progress.save(epoch + 1, 0)
+            self._wait_for(progress.save, epoch + 1, 0)
             callbacks.on_epoch_end(epoch, dict(logs))
             if self.model.stop_training:
                 break
         callbacks.on_train_end(dict(logs))
         return self.model.history
+
+    def _wait_for(self, function, *arguments):
+        """Calls what takes all workers."""
+        options = dict(timeout=self.step_timeout, owner=_OWNER, advice=self._advice)
+        with waiting_for_workers(self.strategy, **options):
+            return function(*arguments)
 
     def _step(self, of_replica, spec, batches=1):
         """The step for so many batches of a kind, traced once."""
@@ -278,15 +287,8 @@ class DistributedTrainer:
 
     def _callbacks(self, callbacks, epochs, steps, verbose):
         verbose = verbose if self.is_chief else 0
-        return keras.callbacks.CallbackList(
-            callbacks,
-            add_history=True,
-            add_progbar=verbose != 0,
-            verbose=verbose,
-            epochs=epochs,
-            steps=steps,
-            model=self.model,
-        )
+        shown = dict(add_progbar=verbose != 0, verbose=verbose, epochs=epochs, steps=steps)
+        return keras.callbacks.CallbackList(callbacks, True, model=self.model, **shown)
 
     def _check(self, verbose, **sizes):
         for name, value in sizes.items():

@@ -30,27 +30,28 @@ class Epochs:
         self.goes_on = steps is not None and not is_function
         self._is_function = is_function
 
-    def epoch(self, number):
-        """An iterator over the batches of an epoch."""
+    def epoch(self, number, step=0, is_first=False):
+        """An iterator over the batches of an epoch.
+
+        Args:
+            number: the number of the epoch.
+            step: how many of its batches to leave out, of one that was interrupted.
+            is_first: whether this process has not seen the epochs before.
+        """
         if not self.goes_on:
-            return itertools.islice(iter(self._distributed(number)), self.steps)
-        if self._running is None:
-            self._running = self._endless()
-        return itertools.islice(self._running, self.steps)
-
-    def once(self):
-        """An iterator over the batches, from the first."""
-        return itertools.islice(iter(self._distributed(0)), self.steps)
-
-    def skip(self, epoch, step):
-        """The batches of an epoch without the first ones, for one that was interrupted."""
-        earlier = epoch * self.steps if self.goes_on else 0
-        if earlier:  # Of the epochs before, which this process has not seen.
-            self._running = self._endless()
-            next(itertools.islice(self._running, earlier, earlier), None)
-        batches = self.epoch(epoch)
-        next(itertools.islice(batches, step, step), None)
+            batches = self.once(number)
+        else:
+            if self._running is None:
+                self._running = self._endless()
+            if is_first:
+                _skip(self._running, number * self.steps)
+            batches = itertools.islice(self._running, self.steps)
+        _skip(batches, step)
         return batches
+
+    def once(self, number=0):
+        """An iterator over the batches from the first."""
+        return itertools.islice(iter(self._distributed(number)), self.steps)
 
     def _endless(self):
         has_batches = True
@@ -70,3 +71,7 @@ class Epochs:
             dataset = self._strategy.experimental_distribute_dataset(dataset)
         self.spec = dataset.element_spec
         return dataset
+
+
+def _skip(batches, count):
+    next(itertools.islice(batches, count, count), None)

@@ -210,6 +210,7 @@ BAD_CONSTRUCTION = [
     (lambda: dict(model=bare()), "the model must be built, with an `Input` or by `model.build`"),
     (lambda: dict(accumulate_steps=0), "`accumulate_steps` must be an int above 0"),
     (lambda: dict(jit_compile="yes"), "`jit_compile` must be a bool. Received: jit_compile='yes'"),
+    (lambda: dict(step_timeout=0), "`step_timeout` must be a number of seconds above 0"),
     (lambda: dict(skip_nonfinite=2), "`skip_nonfinite` must be a bool"),
 ]
 

@@ -16,9 +16,9 @@ from tests.training import networks
 SECONDS = 240
 
 
-def run(program, folder, *arguments, replicas=1, step_timeout=60):
+def run(program, folder, *arguments, replicas=1):
     """Exit codes and outputs of two workers that run a program of `worker.py`."""
-    options = [program, replicas, step_timeout, folder, *arguments]
+    options = [program, replicas, folder, *arguments]
     with LocalCluster(["-m", "tests.training.worker", *options], 2, folder) as cluster:
         codes = cluster.wait(SECONDS)
         return codes, [cluster.output(i) for i in range(2)]
@@ -99,7 +99,7 @@ def test_groups_of_replicas_over_workers(tmp_path):
     assert any(re.search(named, text) for text in refused), refused
 
 
-@pytest.mark.parametrize("loop", ["trainer"] if IS_KERAS_3 else ["trainer", "fit"])
+@pytest.mark.parametrize("loop", ["trainer" if IS_KERAS_3 else "fit"])
 def test_a_killed_worker_ends_all_and_a_restart_goes_on(tmp_path, loop, floatx):
     codes, outputs = run("resume", tmp_path, loop, 1, 33)
     assert codes[0] not in (0, None) and codes[1] == 9
@@ -121,6 +121,6 @@ def test_a_killed_worker_ends_all_and_a_restart_goes_on(tmp_path, loop, floatx):
 
 @pytest.mark.main_leg
 def test_different_numbers_of_steps_end_in_time(tmp_path):
-    codes, outputs = run("uneven", tmp_path, step_timeout=3)
+    codes, outputs = run("uneven", tmp_path)
     assert codes[0] not in (0, None)
     assert "all can be reached, so one waits elsewhere or makes another number" in outputs[0]

@@ -181,15 +181,13 @@ def uneven(folder, strategy):
         def on_epoch_end(self, epoch, logs=None):
             self.model.stop_training = not is_first
 
-    trainer = keras_norms.training.DistributedTrainer(model)
+    trainer = keras_norms.training.DistributedTrainer(model, step_timeout=4)
     trainer.fit(data, epochs=3, steps_per_epoch=2, callbacks=[Stops()], verbose=0)
     time.sleep(8)
 
 
 if __name__ == "__main__":
-    program, replicas, step_timeout, folder, *arguments = sys.argv[1:]
+    program, replicas, folder, *arguments = sys.argv[1:]
     cpu_replicas(int(replicas))
-    cluster = keras_norms.training.multi_worker_strategy(
-        start_timeout=120, step_timeout=float(step_timeout)
-    )
+    cluster = keras_norms.training.multi_worker_strategy(start_timeout=120)
     globals()[program](folder, cluster, *arguments)

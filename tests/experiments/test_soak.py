@@ -1,0 +1,20 @@
+"""A short endurance run: every disturbance is survived, and none is left unnoticed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.main_leg
+
+
+def test_a_training_that_is_disturbed_twice_ends_as_undisturbed(tmp_path):
+    command = [sys.executable, "-m", "experiments.soak", "--rounds", "1", "--seed", "1"]
+    command += ["--json", str(tmp_path / "counts.json")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    counts = json.loads((tmp_path / "counts.json").read_text())
+    assert counts["rounds"] == 1 and counts["starts"] == 3
+    assert counts["kill"] == 1 and counts["hang"] == 1
+    assert counts["apart"] < 1e-9 and max(s for _, s in counts["seconds"]) < 60
