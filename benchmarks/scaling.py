@@ -47,7 +47,7 @@ def main():
     if options.worker:
         return work(options)
     console = Console()
-    console.width = max(console.width, 110)
+    console.width = max(console.width, 140)
     blocks = [measured(kind, count, options) for kind, count in PLACES[: 1 if options.smoke else 5]]
     console.print(headline(blocks[0]["environment"]))
     console.print(table(blocks))

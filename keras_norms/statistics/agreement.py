@@ -5,7 +5,7 @@ and every result would be wrong without an error. With the checks on, each repli
 
     layer    a number for the layer's name and the size of its group
     call     how often the layer has exchanged statistics in this process
-    total    the sum of what it sends
+    total    the sum of what it sends, and the sum of the absolute values, for rounding
 
 and compares them with its own, or with what arrived.
 """
@@ -33,7 +33,7 @@ def set_replica_checks(enabled):
     same way in every process, or its layers need names. The choice acts when a layer is traced.
 
     Use it when you bring a program up on several machines, or suspect one of them. It is off by
-    default, since every exchange gets longer by three numbers and some small operations. Programs
+    default, since every exchange gets longer by four numbers and some small operations. Programs
     that XLA compiles have no checks.
 
     Args:
@@ -59,8 +59,8 @@ def signed_row(packed, members, owner):
     own = _signature(packed, members, owner, "forward")
 
     def unsigned(rows):
-        payload, layers, calls, totals = tf.split(rows, [packed.shape[0], 1, 1, 1], 1)
-        arrived = _equal(tf.reduce_sum(payload, 1, keepdims=True), totals)
+        payload, layers, calls, *totals = tf.split(rows, [packed.shape[0], 1, 1, 1, 1], 1)
+        arrived = _arrived(tf.reduce_sum(payload, 1, keepdims=True), *totals)
         return _checked(payload, owner, layers == own[0], calls == own[1], arrived)
 
     return tf.concat([packed, own], 0), unsigned
@@ -73,10 +73,9 @@ def signed_summand(packed, members, owner):
     own = _signature(packed, members, owner, "backward")
 
     def unsigned(total):
-        payload, layer, call, of_all = tf.split(total, [packed.shape[0], 1, 1, 1])
+        payload, layer, call, *totals = tf.split(total, [packed.shape[0], 1, 1, 1, 1])
         same = [found == members * value for found, value in ((layer, own[0]), (call, own[1]))]
-        scale = tf.reduce_sum(tf.abs(payload)) + tf.abs(of_all)
-        arrived = _equal(tf.reduce_sum(payload), of_all, 1e-6 * scale)
+        arrived = _arrived(tf.reduce_sum(payload), *totals)
         return _checked(payload, owner, *same, arrived)
 
     return tf.concat([packed, own], 0), unsigned
@@ -91,7 +90,8 @@ def _checks(packed):
 def _signature(packed, members, owner, way):
     number = zlib.crc32(f"{owner} {members} {way}".encode())
     layer = tf.constant([float(number)], packed.dtype)
-    return tf.concat([layer, [_count_call(owner, way)], [tf.reduce_sum(packed)]], 0)
+    totals = [tf.reduce_sum(packed), tf.reduce_sum(tf.abs(packed))]
+    return tf.concat([layer, [_count_call(owner, way)], totals], 0)
 
 
 def _count_call(owner, way):
@@ -101,11 +101,10 @@ def _count_call(owner, way):
     return tf.ensure_shape(number, [])
 
 
-def _equal(a, b, tolerance=0.0):
-    """Equal within a tolerance, or both NaN: values that are not finite are no damage."""
-    near = tf.abs(a - b) <= tolerance
-    same = tf.logical_or(near, tf.equal(a, b))
-    return tf.logical_or(same, tf.logical_and(tf.math.is_nan(a), tf.math.is_nan(b)))
+def _arrived(found, total, magnitude):
+    """Whether sums agree up to rounding, or are not finite: such values are no damage."""
+    near = tf.abs(found - total) <= 1e-9 * magnitude
+    return tf.logical_or(near, tf.logical_not(tf.math.is_finite(magnitude)))
 
 
 def _checked(payload, owner, *holds):

@@ -45,8 +45,9 @@ class DistributedTrainer:
         step_timeout: seconds that a worker waits for the others in a step. They have to cover what
             one does alone, such as the tracing of a large model. Defaults to `600`.
         skip_nonfinite: whether a step whose gradient has NaN or Inf on any replica is made with a
-            gradient of 0, so that a bad batch does not end the training; its loss is not counted.
-            Give the layers `skip_nonfinite_updates=True` as well. Defaults to `False`.
+            gradient of 0, so that a bad batch does not end the training. Its loss is not counted;
+            metrics of `compile` see it. Give the layers `skip_nonfinite_updates=True` as well.
+            Defaults to `False`.
 
     Raises:
         ValueError: if an argument is invalid, or the model is not built or not compiled.
@@ -88,11 +89,8 @@ class DistributedTrainer:
         rule = "`step_timeout` must be a number of seconds above 0"
         holds = is_number(step_timeout, 0) and step_timeout > 0
         require(holds, _OWNER, rule, step_timeout=step_timeout)
-        require(
-            is_bool(jit_compile), _OWNER, "`jit_compile` must be a bool", jit_compile=jit_compile
-        )
-        rule = "`skip_nonfinite` must be a bool"
-        require(is_bool(skip_nonfinite), _OWNER, rule, skip_nonfinite=skip_nonfinite)
+        for name, value in dict(skip_nonfinite=skip_nonfinite, jit_compile=jit_compile).items():
+            require(is_bool(value), _OWNER, f"`{name}` must be a bool", **{name: value})
         self.model = model
         self.strategy = model.distribute_strategy or tf.distribute.get_strategy()
         if isinstance(self.strategy, tf.distribute.ParameterServerStrategy):

@@ -188,7 +188,7 @@ def test_checks_notice_another_layer_another_step_and_damage(
     def damaged(packed, members, owner, direction):
         own = signature(packed, members, owner, direction)
         is_third = tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group)
-        off = [float(damage == name) for name in ("layer", "call", "total")]
+        off = [float(damage == name) for name in ("layer", "call", "total", "magnitude")]
         return own + tf.constant(off, own.dtype) * float(is_third == 2)
 
     monkeypatch.setattr(agreement, "_signature", damaged)

@@ -6,9 +6,10 @@ import threading
 import time
 
 import pytest
+import tensorflow as tf
 
 from experiments.local_cluster import free_addresses
-from keras_norms.training import NotTogetherError, multi_worker_strategy
+from keras_norms.training import NotTogetherError, multi_worker_strategy, waiting_for_workers
 from keras_norms.training.cluster import cluster_of_environment
 from keras_norms.training.rendezvous import meet
 
@@ -60,6 +61,19 @@ def test_a_bad_configuration(monkeypatch, text, message):
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         multi_worker_strategy(**options)
+
+
+def test_waits_need_a_limit_and_cost_one_machine_nothing():
+    strategy = tf.distribute.get_strategy()
+    threads = threading.active_count()
+    with waiting_for_workers(strategy, timeout=60):
+        assert threading.active_count() == threads
+    with pytest.raises(ValueError, match="waiting_for_workers: `timeout` must be a number of sec"):
+        with waiting_for_workers(strategy, timeout=0):
+            pass
+    with pytest.raises(tf.errors.UnavailableError):  # Of something else, which is left as it is.
+        with waiting_for_workers(strategy):
+            raise tf.errors.UnavailableError(None, None, "a collective of nobody")
 
 
 def test_a_chief_comes_before_the_workers(monkeypatch):
