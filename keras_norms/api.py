@@ -18,6 +18,7 @@ from keras_norms.layers.light_normalization import LightNormalization
 from keras_norms.layers.range_batch_normalization import RangeBatchNormalization
 from keras_norms.layers.regularized_batch_normalization import RegularizedBatchNormalization
 from keras_norms.layers.sync_batch_normalization import SyncBatchNormalization
+from keras_norms.layers.sync_branches import SyncBranches
 from keras_norms.models.folding import fold_batch_norm
 from keras_norms.models.fusing import fuse_activations, unfuse_activations
 from keras_norms.models.initialization import initialize_statistics
@@ -44,6 +45,7 @@ __all__ = [
     "RangeBatchNormalization",
     "RegularizedBatchNormalization",
     "SyncBatchNormalization",
+    "SyncBranches",
     "callbacks",
     "conversion",
     "convert_batch_norm",

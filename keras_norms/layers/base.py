@@ -30,7 +30,7 @@ from keras_norms.statistics.moving_average import MovingAverage, MovingUpdate
 from keras_norms.statistics.moving_statistics import MOVING_VARIANCE
 from keras_norms.statistics.normalize import ALONE, normalize_batch
 from keras_norms.statistics.replicas import ReplicaGroup
-from keras_norms.statistics.standardization import Standardization
+from keras_norms.statistics.standardization import Standardization, or_stored
 
 
 class BatchNormalizationBase(ChannelNormalization):
@@ -90,33 +90,45 @@ class BatchNormalizationBase(ChannelNormalization):
         check_batch_options(self, self._owner)
 
     def call(self, inputs, training=None, mask=None, residual=None):
+        arguments, finish = self.begin(inputs, training, mask, residual)
+        return finish(None if arguments is None else normalize_batch(**arguments))
+
+    def begin(self, inputs, training=None, mask=None, residual=None):
+        """A call up to its statistics: arguments of `normalize_batch`, and what takes its result.
+
+        In inference there are no arguments. The function returns the output.
+        """
         x, weights, axis, restore = self._viewed(inputs, mask)
         training = self._mode(training)
         after = self._after(residual, inputs)
         parameters = self._read_parameters()
         if training is False:
             y = self._infer(x, self._read_state(), parameters, axis, weights, after)
-            return self._finished(restore(y), residual)
+            return None, lambda found: self._finished(restore(y), residual)
         enabled = None if training is True else training
         self._advise(x.shape.as_list(), axis)
         run = run_of(self, self._owner)
         state = run.once(self._read_state)
-        y, statistics, extras, moved = normalize_batch(
-            x,
-            self._transform(state, enabled, may_be_empty=weights is not None),
-            parameters,
+        arguments = dict(
+            x=x,
+            transform=self._transform(state, enabled, may_be_empty=weights is not None),
+            parameters=parameters,
             statistic=self._statistic(state),
             axis=axis,
             weights=weights,
             segment_size=self.virtual_batch_size,
-            group=self._group(),
+            group=self.replica_group,
             write=self._writer(axis, weights),
             moving=self._moving_update(state, enabled),
             **after,
         )
-        updated = run.once(self._update, state, statistics, moved, enabled)
-        self._use_extras(run, state, updated, statistics, extras, enabled)
-        return self._finished(restore(y), residual)
+
+        def finish(found):
+            updated = run.once(self._update, state, found.statistics, found.moved, enabled)
+            self._use_extras(run, state, updated, found.statistics, found.extras, enabled)
+            return self._finished(restore(found.y), residual)
+
+        return arguments, finish
 
     @property
     def momentum(self):
@@ -267,32 +279,19 @@ class BatchNormalizationBase(ChannelNormalization):
             return None
         return MovingUpdate(self._moving_average(state), *map(state.get, self.kept.names))
 
-    def _group(self):
+    @property
+    def replica_group(self):
+        """The replicas that share statistics with this one."""
         if not self.synchronized:
             return ALONE
         return ReplicaGroup(self.group_size, self._owner)
 
     def _transform(self, state, enabled, may_be_empty):
-        """The formula, with the stored statistics where the batch's are not to be used.
-
-        That is where `training` is a tensor and false, and where a mask leaves nothing.
-        They are selected by `where`, since a collective cannot be in a `tf.cond`.
-        """
+        """The formula, with the stored statistics where the batch's are not to be used."""
         formula = self._formula(state)
         if enabled is None and not may_be_empty:
             return formula
-
-        def transform(statistics, **parameters):
-            use_batch = statistics.count > 0.0
-            if enabled is not None:
-                use_batch = tf.logical_and(use_batch, enabled)
-            selected = {
-                name: tf.where(use_batch, getattr(statistics, name), value)
-                for name, value in self._stored(state).items()
-            }
-            return formula(statistics._replace(**selected), **parameters)
-
-        return transform
+        return or_stored(formula, self._stored(state), enabled)
 
     @classmethod
     def from_config(cls, config):

@@ -3,9 +3,9 @@
 from keras_norms.statistics.composite import ALONE, Normalized, normalize_by_composite
 from keras_norms.statistics.moments import MOMENTS
 from keras_norms.statistics.one_operation import is_plain, normalize_in_one_operation
-from keras_norms.statistics.shared_operation import normalize_over_replicas
+from keras_norms.statistics.shared_operation import SharedCall, normalize_over_replicas
 
-__all__ = ["ALONE", "Normalized", "normalize_batch"]
+__all__ = ["ALONE", "Normalized", "normalize_batch", "normalize_together"]
 
 
 def normalize_batch(
@@ -55,12 +55,13 @@ def normalize_batch(
     axis %= x.shape.rank
     after = dict(residual=residual, rectifier=rectifier)
     if extra is None and is_plain(x, transform, statistic, weights, write, residual):
-        shared = dict(statistic=statistic, axis=axis, moving=moving, **after)
+        plain = dict(statistic=statistic, axis=axis, moving=moving, **after)
         if group.members() == 1:
-            options = dict(segment_size=segment_size, **shared)
+            options = dict(segment_size=segment_size, **plain)
             return normalize_in_one_operation(x, transform, parameters, **options)
         if segment_size is None and not transform.has_extras:
-            return normalize_over_replicas(x, transform, parameters, group=group, **shared)
+            call = SharedCall(x, transform, parameters, **plain)
+            return normalize_over_replicas([call], group)[0]
     return normalize_by_composite(
         x,
         transform,
@@ -74,3 +75,37 @@ def normalize_batch(
         write=write,
         **after,
     )
+
+
+def normalize_together(begun, group):
+    """Finishes several independent calls of layers, with the two exchanges of one where it can.
+
+    Args:
+        begun: for each call the arguments of `normalize_batch`, or None where there is nothing to
+            normalize by a batch, and a function of its result.
+        group: the replicas that share statistics, the same for all.
+
+    Returns:
+        What the functions return.
+    """
+    calls = [arguments for arguments, _ in begun]
+    if group.members() > 1 and all(map(_is_shared, calls)):
+        names = [name for name in SharedCall._fields if name != "axis"]
+        shared = [
+            SharedCall(axis=call["axis"] % call["x"].shape.rank, **{n: call[n] for n in names})
+            for call in calls
+        ]
+        found = normalize_over_replicas(shared, group)
+        return [finish(result) for (_, finish), result in zip(begun, found, strict=True)]
+    return [
+        finish(None if arguments is None else normalize_batch(**arguments))
+        for arguments, finish in begun
+    ]
+
+
+def _is_shared(call):
+    """Whether the arguments of `normalize_batch` are those of the plain formula."""
+    if call is None or call["segment_size"] is not None:
+        return False
+    names = ("x", "transform", "statistic", "weights", "write", "residual")
+    return is_plain(**{name: call[name] for name in names}) and not call["transform"].has_extras

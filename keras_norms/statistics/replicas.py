@@ -23,7 +23,6 @@ import tensorflow as tf
 from keras_norms.statistics import agreement
 from keras_norms.statistics.exchange_order import in_exchange
 
-WORKER = "worker"
 # Slots of more members take longer than another small collective; benchmarks/scaling_model.py.
 SLOTS = 8
 
@@ -53,7 +52,7 @@ class ReplicaGroup:
         replicas = context.num_replicas_in_sync if context else 1
         if replicas == 1 or self.size is None:
             return replicas
-        if self.size == WORKER:
+        if isinstance(self.size, str):
             return _replicas_of_worker(context)
         if replicas % self.size:
             raise ValueError(
@@ -71,12 +70,26 @@ class ReplicaGroup:
         """The parts of all members, by the `merge` of their `Statistic`."""
         return merge(parts, self.sum) if self.members() > SLOTS else merge(self.gather(parts))
 
-    def rows_to_merge(self, parts, merge):
-        """A matrix of packed parts, a row for each member, or one for all of a large group."""
-        if self.members() > SLOTS:
-            return tf.concat(merge(parts, self.sum), 0)[tf.newaxis]
-        packed, _ = _pack(parts)
-        return self._gather_packed(packed)
+    def rows_to_merge(self, parts_of_layers, merge):
+        """For each layer a matrix of packed parts: a row a member, or one of a large group."""
+        if self.members() <= SLOTS:
+            packed, unpack = _pack([_pack(parts)[0] for parts in parts_of_layers])
+            return unpack(self._gather_packed(packed))
+        if len(parts_of_layers) == 1:
+            return [tf.concat(merge(parts_of_layers[0], self.sum), 0)[tf.newaxis]]
+        # Side by side, as if they were one layer with the channels of all.
+        wide = [tf.zeros_like(parts[-1]) for parts in parts_of_layers]
+        kinds = [
+            _pack([part + zeros for part, zeros in zip(kind, wide, strict=True)])
+            for kind in zip(*parts_of_layers, strict=True)
+        ]
+        merged = merge([packed for packed, _ in kinds], self.sum)
+        apart = [unpack(kind) for kind, (_, unpack) in zip(merged, kinds, strict=True)]
+        rows = []
+        for parts, found in zip(parts_of_layers, zip(*apart, strict=True), strict=True):
+            sizes = [part.shape[-1] for part in parts]
+            rows.append(tf.concat([v[:n] for v, n in zip(found, sizes, strict=True)], 0))
+        return [row[tf.newaxis] for row in rows]
 
     def _gather_packed(self, packed):
         members = self.members()

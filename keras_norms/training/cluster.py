@@ -87,7 +87,7 @@ def cluster_of_environment():
     Raises:
         ValueError: if there is none, or it does not describe a cluster and a place in it.
     """
-    text = os.environ.get("TF_CONFIG")
+    text = os.environ.get("TF_CONFIG", "")
     rule = f"TF_CONFIG must be a cluster and a task in JSON, such as {_EXAMPLE}"
     _require(text, rule, "no TF_CONFIG")
     try:
