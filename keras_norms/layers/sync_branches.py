@@ -67,9 +67,10 @@ class SyncBranches(keras.layers.Layer):
         self.supports_masking = True
 
     def build(self, input_shape):
-        sizes = tf.nest.flatten(input_shape)
         # The shape of a single activation is a list, too, but one of sizes.
-        self._check(input_shape if len(sizes) > len(input_shape) else None)
+        shapes = (list, tuple, tf.TensorShape)
+        is_list = all(isinstance(shape, shapes) for shape in input_shape)
+        self._check(input_shape if is_list else None)
         for layer, shape in zip(self.layers, input_shape, strict=True):
             if not layer.built:
                 layer.build(tuple(shape))
