@@ -31,6 +31,7 @@ def set_replica_checks(enabled):
     replicas exchange statistics of different layers, have made different numbers of steps, or do
     not receive what was sent. Layers are told apart by name, so the model has to be built in the
     same way in every process, or its layers need names. The choice acts when a layer is traced.
+    Steps are counted from this call on: after a step that has failed, call it again.
 
     Use it when you bring a program up on several machines, or suspect one of them. It is off by
     default, since every exchange gets longer by four numbers and some small operations. Programs
@@ -50,6 +51,7 @@ def set_replica_checks(enabled):
     if not isinstance(enabled, bool):
         raise ValueError(f"set_replica_checks: `enabled` must be a bool. Received: {enabled!r}.")
     _is_on[0] = enabled
+    _calls.clear()
 
 
 def signed_row(packed, members, owner):
@@ -91,13 +93,13 @@ def _signature(packed, members, owner, way):
     number = zlib.crc32(f"{owner} {members} {way}".encode())
     layer = tf.constant([float(number)], packed.dtype)
     totals = [tf.reduce_sum(packed), tf.reduce_sum(tf.abs(packed))]
-    return tf.concat([layer, [_count_call(owner, way)], totals], 0)
+    return tf.concat([layer, [_count_call(owner, members, way)], totals], 0)
 
 
-def _count_call(owner, way):
+def _count_call(owner, members, way):
     """The number of this call on this replica. It is no variable: custom gradients refuse those."""
-    calls = _calls[owner, way, replica_number()]
-    number = tf.numpy_function(lambda: np.float64(next(calls)), [], tf.float64)
+    key = owner, members, tf.distribute.get_strategy(), way, replica_number()
+    number = tf.numpy_function(lambda: np.float64(next(_calls[key])), [], tf.float64)
     return tf.ensure_shape(number, [])
 
 

@@ -7,7 +7,7 @@ import zlib
 
 import tensorflow as tf
 
-from keras_norms.arguments import is_number, require
+from keras_norms.arguments import is_int, is_number, require
 from keras_norms.keras_api import IS_KERAS_3
 from keras_norms.printable import printable
 from keras_norms.training.rendezvous import NotTogetherError, host_and_port, meet
@@ -107,7 +107,7 @@ def cluster_of_environment():
     every = [*jobs["chief"], *jobs["worker"]]
     rule = "every worker of TF_CONFIG must have an address of its own"
     _require(len(set(every)) == len(every), rule, repr(every))
-    is_index = isinstance(position, int) and 0 <= position < len(jobs[kind])
+    is_index = is_int(position) and 0 <= position < len(jobs[kind])
     rule = (
         f"the index of the task in TF_CONFIG must be that of one of its {len(jobs[kind])} {kind}s"
     )

@@ -4,19 +4,20 @@ import itertools
 import os
 import pathlib
 
+import numpy as np
 import tensorflow as tf
 
-from keras_norms.arguments import is_bool, is_int, is_number, is_size, require
+from keras_norms.arguments import require
 from keras_norms.keras_api import IS_KERAS_3, keras
-from keras_norms.printable import called, printable
+from keras_norms.printable import printable
 from keras_norms.training import checkpoints
+from keras_norms.training import trainer_rules as rules
 from keras_norms.training.cluster import worker_of
 from keras_norms.training.epochs import Epochs
 from keras_norms.training.lost_workers import waiting_for_workers
 from keras_norms.training.replica_steps import ReplicaSteps, build_metrics
+from keras_norms.training.trainer_rules import OWNER
 from keras_norms.training.worker_agreement import check_same, check_same_model
-
-_OWNER = "DistributedTrainer"
 
 
 class DistributedTrainer:
@@ -77,37 +78,20 @@ class DistributedTrainer:
         skip_nonfinite=False,
         step_timeout=600,
     ):
-        is_model = isinstance(model, keras.Model)
-        require(is_model, _OWNER, "`model` must be a Keras model", model=model)
-        is_compiled = getattr(model, "optimizer", None) is not None
-        rule = "the model must be compiled, with an optimizer, in the scope of its strategy"
-        require(is_compiled, _OWNER, rule, model=called(model))
-        rule = "the model must be built, with an `Input` or by `model.build`"
-        require(model.built, _OWNER, rule, model=called(model))
-        rule = "`accumulate_steps` must be an int above 0"
-        require(is_size(accumulate_steps), _OWNER, rule, accumulate_steps=accumulate_steps)
-        rule = "`step_timeout` must be a number of seconds above 0"
-        holds = is_number(step_timeout, 0) and step_timeout > 0
-        require(holds, _OWNER, rule, step_timeout=step_timeout)
-        for name, value in dict(skip_nonfinite=skip_nonfinite, jit_compile=jit_compile).items():
-            require(is_bool(value), _OWNER, f"`{name}` must be a bool", **{name: value})
+        rules.check_model(model)
+        bools = dict(jit_compile=jit_compile, skip_nonfinite=skip_nonfinite)
+        rules.check_options(accumulate_steps, step_timeout, **bools)
         self.model = model
         self.strategy = model.distribute_strategy or tf.distribute.get_strategy()
-        if isinstance(self.strategy, tf.distribute.ParameterServerStrategy):
-            raise RuntimeError(
-                f"{_OWNER}: it trains replicas that work in step, and those of a "
-                "ParameterServerStrategy do not. Use MirroredStrategy or "
-                "MultiWorkerMirroredStrategy. Received: a model of a ParameterServerStrategy."
-            )
         self.accumulate_steps = accumulate_steps
         self.step_timeout = step_timeout
         self._advice = ""
+        self._options = bools
         with self.strategy.scope():
-            self._steps = ReplicaSteps(model, skip_nonfinite, _OWNER)
-            if not getattr(model.optimizer, "built", True):
-                model.optimizer.build(model.trainable_variables)
-        self._jit_compile = jit_compile
+            self._steps = ReplicaSteps(model, skip_nonfinite, OWNER)
         self._traced: dict = {}
+        self._compiled: tuple = ()
+        self._follow_compile()
 
     @property
     def is_chief(self):
@@ -158,23 +142,23 @@ class DistributedTrainer:
             WorkerLostError: a RuntimeError, in every worker that is left, if a worker has ended,
                 hangs or has made another number of steps.
         """
-        self._check(
-            verbose,
-            epochs=epochs,
-            log_every=log_every,
-            steps_per_epoch=steps_per_epoch,
-            validation_steps=validation_steps,
-            checkpoint_every=checkpoint_every,
-        )
+        sizes = dict(epochs=epochs, log_every=log_every, checkpoint_every=checkpoint_every)
+        sizes |= dict(steps_per_epoch=steps_per_epoch, validation_steps=validation_steps)
+        data = {"dataset": (dataset, steps_per_epoch)}
+        if validation_data is not None:
+            data["validation_data"] = validation_data, validation_steps
+        rules.check_call(verbose, callbacks, data, **sizes)
+        self._follow_compile()
         self._advice = "Start all of them again, and training goes on from the last checkpoint."
         if checkpoint is None:
             self._advice = "With `checkpoint`, training would go on from there after a restart."
-        arguments = [self.accumulate_steps, epochs, steps_per_epoch, validation_steps]
-        self._wait_for(check_same_model, self.model, arguments, self.strategy, _OWNER)
-        with checkpoints.opened(checkpoint, self.model, self.strategy) as progress:
+        options = {**self._options, "accumulate_steps": self.accumulate_steps}
+        arguments = [sizes, options, validation_data is None, checkpoint is None]
+        self._wait_for(check_same_model, self.model, arguments, self.strategy, OWNER)
+        with checkpoints.opened(checkpoint, self.model, self.strategy, OWNER) as progress:
             return self._fit(
                 progress,
-                Epochs(dataset, self.strategy, steps_per_epoch, _OWNER),
+                Epochs(dataset, self.strategy, steps_per_epoch, OWNER),
                 self._callbacks(callbacks, epochs, steps_per_epoch, verbose),
                 epochs=epochs,
                 validation=(validation_data, validation_steps),
@@ -189,13 +173,16 @@ class DistributedTrainer:
             dataset: as in `fit`, but no function.
             steps: batches. Defaults to `None`, all.
         """
-        rule = "`steps` must be an int above 0 or None"
-        require(steps is None or is_size(steps), _OWNER, rule, steps=steps)
+        rules.check_dataset(dataset, steps)
+        self._follow_compile()
         self._wait_for(self._reset_metrics)
-        data = Epochs(dataset, self.strategy, steps, _OWNER)
+        data = Epochs(dataset, self.strategy, steps, OWNER)
         batches = self._wait_for(data.once)
+        count = 0
         while found := self._wait_for(tuple, itertools.islice(batches, 1)):
             self._wait_for(self._step(self._steps.test, data.spec), *found)
+            count += 1
+        require(count, OWNER, "there must be a batch to evaluate", batches=count)
         return self._wait_for(self._results)
 
     def save(self, path):
@@ -205,7 +192,7 @@ class DistributedTrainer:
         """
         path = pathlib.Path(path)
         is_file = path.suffix == ".keras" and not path.is_dir()
-        require(is_file, _OWNER, "`path` must be that of a .keras file", path=printable(path))
+        require(is_file, OWNER, "`path` must be that of a .keras file", path=printable(path))
         own = path.with_name(f".{path.stem}.{worker_of(self.strategy)}.keras")
         try:
             self.model.save(own)
@@ -213,10 +200,12 @@ class DistributedTrainer:
                 os.replace(own, path)
         finally:
             own.unlink(missing_ok=True)
+        # The file is there when any of them goes on.
+        self._wait_for(check_same, [1], "the model that they saved", self.strategy, OWNER)
 
     def _fit(self, progress, data, callbacks, *, epochs, validation, checkpoint_every, log_every):
         first_epoch, first_step = position = progress.restore()
-        self._wait_for(check_same, position, "the checkpoint they read", self.strategy, _OWNER)
+        self._wait_for(check_same, position, "the checkpoint they read", self.strategy, OWNER)
         self.model.stop_training = False
         callbacks.on_train_begin()
         logs: dict = {}
@@ -235,7 +224,9 @@ class DistributedTrainer:
                 if updates % log_every == 0:
                     logs = self._wait_for(self._results)
                 callbacks.on_train_batch_end(step - 1, dict(logs))
-            require(step, _OWNER, "an epoch must have a batch", batches=step)
+                if self.model.stop_training:
+                    break
+            require(step, OWNER, "an epoch must have a batch", batches=step)
             if not IS_KERAS_3:  # Whose progress bar reads it; it has no setter.
                 self.model._train_counter.assign(step)
             logs = self._wait_for(self._results)
@@ -246,12 +237,15 @@ class DistributedTrainer:
             callbacks.on_epoch_end(epoch, dict(logs))
             if self.model.stop_training:
                 break
+        with self.strategy.scope():  # Averages of weights take their place.
+            if hasattr(self.model.optimizer, "finalize_variable_values"):
+                self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         callbacks.on_train_end(dict(logs))
         return self.model.history
 
     def _wait_for(self, function, *arguments):
         """Calls what takes all workers."""
-        options = dict(timeout=self.step_timeout, owner=_OWNER, advice=self._advice)
+        options = dict(timeout=self.step_timeout, owner=OWNER, advice=self._advice)
         with waiting_for_workers(self.strategy, **options):
             return function(*arguments)
 
@@ -261,7 +255,7 @@ class DistributedTrainer:
         if key not in self._traced:
             with self.strategy.scope():
                 build_metrics(self.model, spec)
-            if self._jit_compile:
+            if self._options["jit_compile"]:
                 of_replica = tf.function(of_replica, jit_compile=True, autograph=False)
             # With the signature, sizes that differ between replicas are not known in the trace.
             self._traced[key] = tf.function(
@@ -281,18 +275,24 @@ class DistributedTrainer:
         with self.strategy.scope():
             found = self.model.get_metrics_result()
             found = {**found, "loss": self._steps.loss.result()}
-        return {name: float(value) for name, value in found.items()}
+        values = {name: np.asarray(value) for name, value in found.items()}
+        return {name: v if v.ndim else float(v) for name, v in values.items()}
+
+    def _follow_compile(self):
+        """Forgets the steps of another optimizer, loss or choice of what is trained."""
+        model = self.model
+        weights = model.trainable_variables
+        loss = getattr(model, "_compile_loss", getattr(model, "compiled_loss", None))
+        compiled = (model.optimizer, loss, *map(id, weights))
+        if compiled == self._compiled:
+            return
+        self._compiled, self._traced = compiled, {}
+        with self.strategy.scope():
+            self._steps.weighs_examples = rules.counts_examples(model)
+            if weights and not getattr(model.optimizer, "built", True):
+                model.optimizer.build(weights)
 
     def _callbacks(self, callbacks, epochs, steps, verbose):
         verbose = verbose if self.is_chief else 0
         shown = dict(add_progbar=verbose != 0, verbose=verbose, epochs=epochs, steps=steps)
         return keras.callbacks.CallbackList(callbacks, True, model=self.model, **shown)
-
-    def _check(self, verbose, **sizes):
-        for name, value in sizes.items():
-            may_be_none = name not in ("epochs", "log_every")
-            rule = f"`{name}` must be an int above 0{' or None' if may_be_none else ''}"
-            holds = is_size(value) or (may_be_none and value is None)
-            require(holds, _OWNER, rule, **{name: value})
-        is_known = is_int(verbose) and verbose in (0, 1, 2)
-        require(is_known, _OWNER, "`verbose` must be 0, 1 or 2", verbose=verbose)

@@ -64,7 +64,7 @@ class Epochs:
     def _distributed(self, epoch):
         dataset = self._dataset(epoch) if self._is_function else self._dataset
         is_plain = isinstance(dataset, tf.data.Dataset)
-        rule = "data must be a tf.data.Dataset, distributed or not, or a function that returns one"
+        rule = "the function of the epoch must return a tf.data.Dataset, distributed or not"
         holds = is_plain or isinstance(dataset, tf.distribute.DistributedDataset)
         require(holds, self._owner, rule, dataset=type(dataset).__name__)
         if is_plain:

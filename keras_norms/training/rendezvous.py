@@ -6,11 +6,15 @@ of that one is going to listen. When all have, worker 0 closes the address and t
 """
 
 import json
+import selectors
 import socket
 import time
+from typing import Any
+
+from keras_norms.printable import printable
 
 ATTEMPT_SECONDS = 0.2
-LINE = 65_536
+LINE = 4_096
 
 
 class NotTogetherError(RuntimeError):
@@ -45,43 +49,76 @@ def host_and_port(address):
 
 def _gather(addresses, seconds, deadline, greeting):
     found: dict[int, socket.socket] = {}
+    answer: dict = {"go": True}
     try:
-        try:
-            _listen(addresses, deadline, greeting, found)
-            missing = [i for i in range(1, len(addresses)) if i not in found]
-            if missing:
-                raise NotTogetherError(_missing(addresses, missing, seconds))
-            answer: dict = {"go": True}
-        except NotTogetherError as error:
-            answer = {"error": str(error)}
-            raise
-        finally:
-            for connection in found.values():
-                _send(connection, answer)
+        _listen(addresses, deadline, greeting, found)
+        missing = [i for i in range(1, len(addresses)) if i not in found]
+        if missing:
+            raise NotTogetherError(_missing(addresses, missing, seconds))
+    except NotTogetherError as error:
+        answer = {"error": str(error)}
+        raise
     finally:
         for connection in found.values():
+            _send(connection, answer)
             connection.close()
 
 
 def _listen(addresses, deadline, greeting, found):
-    """Fills `found` with the connection of each worker, until all are there or time is up."""
-    with _bound(addresses[0], deadline) as server:
+    """Fills `found` with the connection of each worker, until all are there or time is up.
+
+    Whatever else connects, and says nothing or something else, holds up nobody.
+    """
+    said: dict[socket.socket, bytes] = {}
+    with _bound(addresses[0], deadline) as server, selectors.DefaultSelector() as selector:
         server.listen(len(addresses))
-        while len(found) < len(addresses) - 1:
-            server.settimeout(max(deadline - time.monotonic(), 0.0) or 1e-3)
-            try:
-                connection, _ = server.accept()
-            except TimeoutError:
-                return
-            said = _received(connection, 5.0)
-            index = said.get("worker") if said else None
-            if not isinstance(index, int) or not 0 < index < len(addresses):
-                connection.close()  # Something else that knocked at this port.
-                continue
-            if index in found:  # It was started again while it waited.
-                found[index].close()
-            found[index] = connection
-            _check_greeting(addresses, index, said.get("greeting"), greeting)
+        server.setblocking(False)
+        selector.register(server, selectors.EVENT_READ)
+        while len(found) < len(addresses) - 1 and (left := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
+                connection: Any = key.fileobj
+                if connection is server:
+                    connection, _ = server.accept()
+                    connection.setblocking(False)
+                    selector.register(connection, selectors.EVENT_READ)
+                    said[connection] = b""
+                elif not _read_more(connection, said):
+                    selector.unregister(connection)  # It ended, or talks of something else.
+                    for index in [i for i, other in found.items() if other is connection]:
+                        del found[index]
+                    connection.close()
+                elif message := _as_message(said[connection]):
+                    index = message.get("worker")
+                    is_index = type(index) is int and 0 < index < len(addresses)
+                    if is_index:  # The last one counts: it was started again while it waited.
+                        found[index] = connection
+                        _check_greeting(addresses, index, message.get("greeting"), greeting)
+        for connection in said:
+            if connection not in found.values():
+                connection.close()
+    for connection in found.values():
+        connection.settimeout(5.0)
+
+
+def _read_more(connection, said):
+    """Adds what has come, and returns whether more may."""
+    try:
+        data = connection.recv(LINE)
+    except OSError:
+        data = b""
+    said[connection] += data
+    return bool(data) and len(said[connection]) <= LINE
+
+
+def _as_message(data):
+    """A dict, or None if this is no whole line that holds one."""
+    if not data.endswith(b"\n"):
+        return None
+    try:
+        message = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None
 
 
 def _check_greeting(addresses, index, said, greeting):
@@ -121,13 +158,13 @@ def _report(addresses, index, seconds, deadline, greeting):
             with socket.create_connection(host_and_port(addresses[0]), timeout=5.0) as connection:
                 _send(connection, {"worker": index, "greeting": greeting})
                 # Worker 0 may have started to wait later than this one, so it is given more time.
-                answer = _received(connection, seconds + 5.0)
+                answer = _received(connection, deadline + seconds + 5.0)
         except OSError:
             answer = None
         if answer and answer.get("go"):
             return
         if answer and "error" in answer:
-            raise NotTogetherError(str(answer["error"]))
+            raise NotTogetherError(printable(answer["error"]))
         time.sleep(ATTEMPT_SECONDS)
     raise NotTogetherError(_missing(addresses, [0], seconds))
 
@@ -144,17 +181,14 @@ def _send(connection, message):
         pass  # The other end has gone, and will report again or be missed.
 
 
-def _received(connection, seconds):
-    """A message, or None if none comes that can be read."""
-    connection.settimeout(seconds)
-    data = b""
-    try:
-        while not data.endswith(b"\n") and len(data) < LINE:
-            more = connection.recv(LINE)
-            if not more:
-                return None
-            data += more
-        message = json.loads(data)
-    except (OSError, ValueError):
-        return None
-    return message if isinstance(message, dict) else None
+def _received(connection, deadline):
+    """A message, or None if none comes in time that can be read."""
+    said = {connection: b""}
+    while not said[connection].endswith(b"\n"):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return None
+        connection.settimeout(left)
+        if not _read_more(connection, said):
+            return None
+    return _as_message(said[connection])

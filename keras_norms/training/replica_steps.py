@@ -19,12 +19,17 @@ class ReplicaSteps:
         self.model = model
         self.skip_nonfinite = skip_nonfinite
         self.owner = owner
+        self.weighs_examples = True
         self.loss = keras.metrics.Mean(name="loss")
 
     def train(self, *batches):
         """One update from the mean gradient of these batches."""
         model, optimizer = self.model, self.model.optimizer
         weights = model.trainable_variables
+        if not weights:
+            for batch in batches:
+                self._loss_of(batch, training=True)
+            return
         sums: list | None = None
         for batch in batches:
             # One batch after the other, as they would not all fit into the memory at once.
@@ -63,7 +68,10 @@ class ReplicaSteps:
         # A loss adds up over replicas, so Keras has divided it by their number.
         loss = self.model.compute_loss(x, y, y_pred, weight)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        is_counted = tf.math.is_finite(loss) if self.skip_nonfinite else True
+        # A mean over no examples, as a layer may add it, is not a number.
+        is_counted = tf.math.is_finite(loss)
+        if not self.skip_nonfinite:
+            is_counted = tf.logical_or(is_counted, here > 0.0)
         self.loss.update_state(
             tf.where(is_counted, loss * replicas, 0.0), tf.where(is_counted, everywhere, 0.0)
         )
@@ -80,6 +88,8 @@ class ReplicaSteps:
         if replicas == 1 or first.shape[0] is not None:
             return here, here * replicas, None
         (everywhere,) = ReplicaGroup(owner=self.owner).sum([here[tf.newaxis]])
+        if not self.weighs_examples:
+            return here, everywhere[0], None
         share = tf.math.divide_no_nan(replicas * here, everywhere[0])
         return here, everywhere[0], share
 
@@ -93,7 +103,8 @@ class _Graph(keras.layers.Layer):
 
     def call(self, x, y, y_pred, sample_weight):
         (model,) = self._model
-        model.compute_loss(x, y, y_pred, sample_weight)
+        if model.loss is not None:
+            model.compute_loss(x, y, y_pred, sample_weight)
         return model.compute_metrics(x, y, y_pred, sample_weight)
 
 

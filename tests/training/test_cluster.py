@@ -1,5 +1,6 @@
 """How workers find each other: `TF_CONFIG`, the meeting before TensorFlow's servers, bad input."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -107,22 +108,45 @@ def joined(threads, found):
     return found
 
 
+def told(address, data):
+    """A connection to the port of an address that says something."""
+    connection = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), 5)
+    connection.sendall(data)
+    return connection
+
+
 def test_all_go_on_when_all_are_there_in_any_order():
     addresses = free_addresses(4)
-    early, found = meeting(addresses, [3, 1], 20)
-    with socket.create_server(("127.0.0.1", int(addresses[0].rpartition(":")[2]))) as left_over:
+    early, found = meeting(addresses, [3], 20)
+    with socket.create_server(("127.0.0.1", int(addresses[0].rpartition(":")[2]))):
+        time.sleep(0.3)  # What an earlier run had left at the address of the first.
+    late, others = meeting(addresses, [0], 20)
+    time.sleep(0.5)
+    # Others that knock at the port, say nothing or something else, or end, hold up nobody.
+    hello = json.dumps({"worker": 2, "greeting": {"tensorflow": "2.21"}}).encode() + b"\n"
+    noise = [b"", b"GET / HTTP/1.1\r\n\r\n", b"[" * 4000 + b"\n", b'{"worker": true}\n', hello]
+    with contextlib.ExitStack() as stack:
+        strangers = [stack.enter_context(told(addresses[0], data)) for data in noise]
+        strangers[-1].close()  # Worker 2 said that it is there, and died.
         time.sleep(0.3)
-        left_over.close()  # What an earlier run had left at the address of the first.
-    late, others = meeting(addresses, [0, 2], 20)
-    for index, port in ((0, addresses[0].rpartition(":")[2]),):
-        time.sleep(0.2)
-        try:  # Something else knocks at the port, which changes nothing.
-            with socket.create_connection(("127.0.0.1", int(port)), 1) as stray:
-                stray.sendall(b"GET / HTTP/1.1\r\n\n")
-        except OSError:
-            pass
-        assert index == 0
-    assert joined(early, found) | joined(late, others) == dict.fromkeys(range(4))
+        assert not found and not others
+        last, rest = meeting(addresses, [1, 2], 20)
+        together = joined(early, found) | joined(late, others) | joined(last, rest)
+    assert together == dict.fromkeys(range(4))
+
+
+def test_time_is_up_whatever_else_talks():
+    addresses = free_addresses(2)
+    threads, found = meeting(addresses, [0], 2)
+    time.sleep(0.5)
+    begin = time.monotonic()
+    with told(addresses[0], b"{") as slow:
+        while threads[0].is_alive() and time.monotonic() - begin < 20:
+            with contextlib.suppress(OSError):
+                slow.sendall(b" ")
+            time.sleep(0.1)
+    assert time.monotonic() - begin < 10
+    assert "Missing: worker 1" in str(joined(threads, found)[0])
 
 
 @pytest.mark.parametrize("missing", [0, 2])

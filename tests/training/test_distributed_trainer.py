@@ -204,10 +204,25 @@ def bare(**options):
     return model
 
 
+class Stepping(keras.Model):
+    """Has a step of its own, which the trainer would not call."""
+
+    @classmethod
+    def made(cls):
+        inputs = keras.Input((2,))
+        model = cls(inputs, keras.layers.Dense(1)(inputs))
+        model.compile("sgd", "mse")
+        return model
+
+    def train_step(self, data):
+        return super().train_step(data)
+
+
 BAD_CONSTRUCTION = [
     (lambda: dict(model=1), "`model` must be a Keras model. Received: model=1"),
     (lambda: dict(model=keras.Sequential([keras.Input((2,))])), "the model must be compiled"),
-    (lambda: dict(model=bare()), "the model must be built, with an `Input` or by `model.build`"),
+    (lambda: dict(model=bare()), "the model must be built, all its layers too.*unbuilt="),
+    (lambda: dict(model=Stepping.made()), "a model with a `train_step` of its own needs a loop"),
     (lambda: dict(accumulate_steps=0), "`accumulate_steps` must be an int above 0"),
     (lambda: dict(jit_compile="yes"), "`jit_compile` must be a bool. Received: jit_compile='yes'"),
     (lambda: dict(step_timeout=0), "`step_timeout` must be a number of seconds above 0"),
@@ -231,7 +246,14 @@ BAD_CALLS = [
     (dict(checkpoint_every=1.5), "`checkpoint_every` must be an int above 0 or None"),
     (dict(log_every=None), "`log_every` must be an int above 0. Received: log_every=None"),
     (dict(verbose="auto"), "`verbose` must be 0, 1 or 2. Received: verbose='auto'"),
-    (dict(dataset=[1]), "data must be a tf.data.Dataset.*Received: dataset='list'"),
+    (dict(dataset=[1]), "`dataset` must be a tf.data.Dataset.*Received: dataset='list'"),
+    (dict(validation_data=[1]), "`validation_data` must be a tf.data.Dataset, distributed or not"),
+    (dict(validation_data=networks.dataset("float32").take(0)), "there must be a batch to eval"),
+    (dict(dataset=networks.dataset("float32").repeat()), "`dataset` without an end needs a numb"),
+    (dict(dataset=lambda epoch: [epoch]), "the function of the epoch must return a tf.data.Data"),
+    (dict(callbacks=[keras.callbacks.BackupAndRestore("b")]), "`checkpoint` takes the place of"),
+    (dict(checkpoint=""), "`checkpoint` must be a folder that can be written. Received: check"),
+    (dict(checkpoint=__file__), "`checkpoint` must be a folder that can be written.*exists"),
     (dict(dataset=networks.dataset("float32").take(0)), "an epoch must have a batch"),
 ]
 
@@ -243,6 +265,107 @@ def test_bad_calls(options, message):
     options = {"dataset": networks.dataset("float32"), "verbose": 0, **options}
     with pytest.raises(ValueError, match="DistributedTrainer: " + message):
         DistributedTrainer(model).fit(**options)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean_with_sample_weight"])
+def test_reductions_that_replicas_can_form_and_those_they_cannot(float64, reduction):
+    data = networks.dataset("float64", batch=10, examples=22)
+    results = []
+    for strategy in (tf.distribute.get_strategy(), strategies.mirrored(2)):
+        model = small(strategy)
+        with strategy.scope():
+            try:
+                loss = keras.losses.MeanSquaredError(reduction=reduction)
+            except ValueError:  # Keras 2 has no such mean.
+                return
+            model.compile(keras.optimizers.SGD(0.001), loss)
+        if reduction == "sum":
+            history = DistributedTrainer(model).fit(data, verbose=0).history
+            results.append((networks.weights_of(model), history["loss"]))
+        elif strategy.num_replicas_in_sync > 1:
+            with pytest.raises(ValueError, match="the reduction of a loss must be the mean over"):
+                DistributedTrainer(model)
+    if results:
+        networks.assert_equal_weights(results[1][0], results[0][0], 1e-9)
+        np.testing.assert_allclose(results[1][1], results[0][1], 1e-5)
+
+
+def test_another_compile_is_followed(float64):
+    data = networks.dataset("float64", batch=6, examples=24)
+    model = small(tf.distribute.get_strategy())
+    trainer = DistributedTrainer(model)
+    trainer.fit(data, verbose=0)
+    before = networks.weights_of(model)
+    model.layers[-1].trainable = False
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    trainer.fit(data, verbose=0)
+    after = networks.weights_of(model)
+    kept = str(len(before) - 2)  # The kernel of the last layer.
+    np.testing.assert_array_equal(after[kept], before[kept])
+    assert not np.array_equal(after["0"], before["0"])
+    assert int(model.optimizer.iterations) == 4
+
+
+@pytest.mark.main_leg
+def test_random_numbers_go_on_after_a_restart(tmp_path):
+    def fitted(epochs, folder):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential(
+            [keras.Input((6,)), keras.layers.Dropout(0.5), keras.layers.Dense(2)]
+        )
+        model.compile("sgd", "mse")
+        data = networks.dataset("float32", examples=48)
+        DistributedTrainer(model).fit(data, epochs=epochs, checkpoint=folder, verbose=0)
+        return networks.weights_of(model)
+
+    expected = fitted(4, None)
+    fitted(2, tmp_path)
+    networks.assert_equal_weights(fitted(4, tmp_path), expected, 1e-6)
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_model_alone(tmp_path):
+    data = networks.dataset("float32", examples=24)
+    model = small(tf.distribute.get_strategy())
+    DistributedTrainer(model).fit(data, checkpoint=tmp_path, verbose=0)
+    other = small(tf.distribute.get_strategy(), kind=None)
+    before = networks.weights_of(other)
+    with pytest.raises(ValueError, match="the checkpoint must be of the same model and optimizer"):
+        DistributedTrainer(other).fit(data, checkpoint=tmp_path, verbose=0)
+    networks.assert_equal_weights(networks.weights_of(other), before, 0)
+    for name in ("ckpt-1.index", "checkpoint"):
+        (tmp_path / name).write_bytes(b"no file of ours")
+        with pytest.raises(
+            ValueError, match="DistributedTrainer: (a checkpoint must be one|the f)"
+        ):
+            DistributedTrainer(model).fit(data, checkpoint=tmp_path, verbose=0)
+
+
+@pytest.mark.main_leg
+def test_what_fit_also_takes(float64):
+    """Only losses of layers, no weights to train, a metric with several values, an early stop."""
+    data = networks.dataset("float64", batch=6, examples=24)
+
+    class Stops(keras.callbacks.Callback):
+        batches = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.batches += 1
+            self.model.stop_training = batch == 1
+
+    model = small(tf.distribute.get_strategy())
+    model.compile("sgd", metrics=["mae"])
+    stops = Stops()
+    DistributedTrainer(model).fit(data, epochs=3, callbacks=[stops], verbose=0)
+    assert stops.batches == 2
+    frozen = small(tf.distribute.get_strategy())
+    frozen.trainable = False
+    several = keras.metrics.F1Score(average=None)
+    frozen.compile("sgd", "mse", metrics=[several])
+    before = networks.weights_of(frozen)
+    labels = data.map(lambda x, y: (x, tf.one_hot(tf.argmax(y, 1), 2)))
+    history = DistributedTrainer(frozen).fit(labels, verbose=0).history
+    networks.assert_equal_weights(networks.weights_of(frozen), before, 0)
+    assert history["f1_score"][0].shape == (2,)
 
 
 def test_parameter_servers_are_refused(monkeypatch):
