@@ -23,9 +23,9 @@ from keras_norms.training.worker_agreement import check_same, check_same_model
 class DistributedTrainer:
     """Trains a compiled Keras model on the replicas of its strategy.
 
-    A step minimizes the mean over all examples of the global batch, plus what layers add to the
-    loss, so k replicas compute what one would: also where they have unequal or empty shares of a
-    batch, and where a machine runs out of data before the others.
+    A step minimizes the mean over all examples of the global batch, plus the mean over replicas of
+    what layers add to the loss. So k replicas compute what one would: also where they have unequal
+    or empty shares of a batch, and where a machine runs out of data before the others.
 
     Use it under `MultiWorkerMirroredStrategy` with Keras 3, where `model.fit` does not run; to go
     on after a machine has failed; for gradient accumulation on replicas; and with other strategies

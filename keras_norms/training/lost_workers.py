@@ -38,7 +38,8 @@ def waiting_for_workers(strategy, timeout=600.0, *, owner="waiting_for_workers",
 
     Collectives wait for all workers without a limit. TensorFlow ends them when a worker has died or
     does not answer, but not where one is alive and makes no such step. In this context a wait that
-    is too long ends, too, and either error becomes one that says which worker, at which address.
+    is too long ends, too. Either error becomes one that names a worker that ended or cannot be
+    reached, with its address; of those that are alive it cannot say which one is late.
 
     Use it around the steps of a custom loop; `DistributedTrainer` does. After the error a
     process can make no further step: start all of them again. On one machine it does nothing.
@@ -82,8 +83,8 @@ def waiting_for_workers(strategy, timeout=600.0, *, owner="waiting_for_workers",
             found = f"{named} ended or cannot be reached"
         said = printable(_summary(error))
         raise WorkerLostError(
-            f"{owner}: a step needs all {len(addresses)} workers, and {found}. {advice} "
-            f"TensorFlow: {said}"
+            f"{owner}: a step needs all {len(addresses)} workers, and {found}. "
+            f"{advice}{' ' if advice else ''}TensorFlow: {said}"
         ) from error
     finally:
         timer.cancel()
