@@ -104,7 +104,8 @@ class Progress:
 
 
 def _number_of(model):
-    weights = [[*map(str, (w.name, w.shape, w.dtype))] for w in model.weights]
+    # Keras 2 puts the names of layers before those of weights, numbered within a process.
+    weights = [[w.name.rpartition("/")[2], str(w.shape), str(w.dtype)] for w in model.weights]
     optimizer = type(model.optimizer).__name__
     return zlib.crc32(json.dumps([weights, optimizer], default=str).encode())
 
