@@ -17,7 +17,7 @@ LEGS = build/legs
 
 help:
 	@echo "make demo    examples/quickstart.py, in its own environment"
-	@echo "make test    lint, types and the tests on all three supported legs (15-25 minutes)"
+	@echo "make test    lint, types and the tests on all three supported legs (half an hour)"
 	@echo "make test-all  the same with every test on every leg, however long (about 90 minutes)"
 	@echo "make lint    ruff only"
 	@echo "make native  rebuilds the compiled library in the existing environments"
