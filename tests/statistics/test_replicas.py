@@ -171,6 +171,17 @@ def test_checks_change_nothing_where_replicas_agree(checks):
     assert summed == [[10.0, 20.0]] * 2 + [[50.0, 100.0]] * 2
 
 
+def test_checks_allow_for_rounding_where_sums_cancel(checks):
+    group = ReplicaGroup(owner="SyncBatchNormalization 'cancels'")
+
+    def function(a, b):
+        large = (2.0 * a[0] - 3.0) * 1e8 * tf.constant([1.0, -1.0, 0.1], tf.float64) + 1.0 / 3.0
+        return group.sum([large])[0], group.gather([large])[0]
+
+    (summed, _), _ = exchange(4, function)
+    np.testing.assert_allclose(summed, [[4.0 / 3.0] * 3] * 4, 1e-6)
+
+
 @pytest.mark.parametrize("way", ["gather", "sum"])
 @pytest.mark.parametrize(
     ("damage", "rule"),
