@@ -83,9 +83,9 @@ def test_short_examples_run_and_show_what_they_say():
 
 @pytest.mark.main_leg
 def test_several_workers_train_together():
-    output = finished(EXAMPLES / "multi_worker.py", "--local-workers", "2", "--epochs", "2")
+    output = finished(EXAMPLES / "multi_worker.py", "--local-workers", "2", "--epochs", "4")
     accuracy = re.search(r"Accuracy on 2 workers: (\d+\.\d) %", output)
-    assert float(accuracy[1]) > 40 and output.count("Epoch 2/2") == 1
+    assert float(accuracy[1]) > 50 and output.count("Epoch 4/4") == 1
 
 
 @pytest.mark.main_leg

@@ -350,7 +350,7 @@ def test_replicas_have_the_statistics_of_all_data(data, kind):
             on_each = on_replicas(variable)
             assert len(on_each) == 4
             for one in on_each:
-                np.testing.assert_allclose(one, value, rtol=2e-6)
+                np.testing.assert_allclose(one, value, rtol=2e-6, atol=1e-7)
 
 
 def test_only_moving_statistics_change(data):

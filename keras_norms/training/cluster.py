@@ -75,7 +75,7 @@ def multi_worker_strategy(start_timeout=300, *, communication="auto"):
         try:
             meet(addresses, index, start_timeout, greeting)
         except NotTogetherError as error:
-            raise NotTogetherError(f"{_OWNER}: {error}") from None
+            raise NotTogetherError(f"{_OWNER}: {printable(error)}") from None
     # Without `timeout_seconds`: for each collective TensorFlow starts a thread that sleeps so long.
     options = tf.distribute.experimental.CommunicationOptions(implementation=kinds[communication])
     return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
