@@ -159,7 +159,11 @@ def test_the_mask_of_a_preceding_layer_arrives_beside_a_residual():
 # Bad input.
 
 
-@pytest.mark.parametrize("value", ["no_such", 3, keras.layers.Dense(2), keras.layers.ReLU], ids=str)
+@pytest.mark.parametrize(
+    "value",
+    ["no_such", 3, keras.layers.Dense(2), keras.layers.ReLU],
+    ids=["name", "number", "weights", "class"],
+)
 def test_rejects_activations(value):
     rule = "`activation` must be None, the name of a Keras activation, a function, or a `ReLU` or"
     with pytest.raises(ValueError, match=f"^BatchNormalization.*: {rule}.*Received: activation="):
