@@ -6,6 +6,7 @@ TensorFlow with Keras 2). Everything runs on every leg, except for tests with on
     full              on no leg: it takes long
     main_leg          on main only: it says nothing new on the other legs
     each_tensorflow   not on legacy: it does not depend on Keras
+    each_keras        not on addons: legacy says the same of Keras 2, and it takes long
 
 Tests with one of `keras_2`, `keras_3`, `addons` and `gpu` run where there is what they need, with
 `--full` too. Marks are put on a test, on one of its parameters, or on a file with `pytestmark`.
@@ -17,9 +18,19 @@ import hypothesis
 import pytest
 import tensorflow as tf
 
-MARKS = {"full": (), "main_leg": ("main",), "each_tensorflow": ("main", "addons")}
+MARKS = {
+    "full": (),
+    "main_leg": ("main",),
+    "each_tensorflow": ("main", "addons"),
+    "each_keras": ("main", "legacy"),
+}
 # A process that is left with one of these at the end would keep the others waiting.
-LONGEST = ("tests/native/", "tests/test_examples.py", "tests/experiments/")
+LONGEST = (
+    "tests/native/",
+    "tests/training/test_workers.py",
+    "tests/test_examples.py",
+    "tests/experiments/",
+)
 # For what the implementation of the kernels matters to.
 BOTH = pytest.mark.usefixtures("implementation")
 

@@ -43,6 +43,7 @@ def trained(strategy, dtype):
     return model, history
 
 
+@pytest.mark.each_keras
 def test_two_workers_two_replicas_and_one_train_the_same(tmp_path, floatx):
     codes, outputs = run("train", tmp_path)
     assert codes == [0, 0], outputs[0][-2000:]
@@ -99,6 +100,7 @@ def test_groups_of_replicas_over_workers(tmp_path):
     assert any(re.search(named, text) for text in refused), refused
 
 
+@pytest.mark.each_keras
 @pytest.mark.parametrize("loop", ["trainer" if IS_KERAS_3 else "fit"])
 def test_a_killed_worker_ends_all_and_a_restart_goes_on(tmp_path, loop, floatx):
     codes, outputs = run("resume", tmp_path, loop, 1, 33)
