@@ -2,11 +2,9 @@
 
 import contextlib
 import glob
-import json
 import os
 import shutil
 import tempfile
-import zlib
 
 import tensorflow as tf
 
@@ -14,6 +12,7 @@ from keras_norms.arguments import require
 from keras_norms.keras_api import IS_KERAS_3
 from keras_norms.printable import printable
 from keras_norms.training.cluster import worker_of
+from keras_norms.training.worker_agreement import number_of
 
 
 @contextlib.contextmanager
@@ -58,7 +57,7 @@ class Progress:
         self._owner = owner
         # Epoch, step, and a number for the model and its optimizer.
         self._position = tf.Variable([0, 0, 0], trainable=False, dtype=tf.int64, name="position")
-        self._number = _number_of(model)
+        self._number = number_of(model, type(model.optimizer).__name__)
         self._checkpoint = tf.train.Checkpoint(
             model=model,
             optimizer=model.optimizer,
@@ -101,13 +100,6 @@ class Progress:
         if self._manager:
             self._position.assign([epoch, step, self._number])
             self._manager.save()
-
-
-def _number_of(model):
-    # Keras 2 puts the names of layers before those of weights, numbered within a process.
-    weights = [[w.name.rpartition("/")[2], str(w.shape), str(w.dtype)] for w in model.weights]
-    optimizer = type(model.optimizer).__name__
-    return zlib.crc32(json.dumps([weights, optimizer], default=str).encode())
 
 
 def _seeds_of(model):

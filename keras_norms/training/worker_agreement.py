@@ -11,11 +11,16 @@ from keras_norms.statistics.replicas import ReplicaGroup
 from keras_norms.training.cluster import addresses_of
 
 
+def number_of(model, *others):
+    """A number for the weights of a model, and for others that JSON holds or `str` tells apart."""
+    # Keras 2 puts the names of layers before those of weights, numbered within a process.
+    weights = [[w.name.rpartition("/")[2], str(w.shape), str(w.dtype)] for w in model.weights]
+    return zlib.crc32(json.dumps([weights, *others], default=str).encode())
+
+
 def check_same_model(model, arguments, strategy, owner):
     """Raises ValueError in every worker unless all have the same layers and arguments."""
-    weights = [[*map(str, (w.name, w.shape, w.dtype))] for w in model.weights]
-    layers = [called(layer) for layer in model.layers]
-    number = zlib.crc32(json.dumps([layers, weights, arguments], default=str).encode())
+    number = number_of(model, [called(layer) for layer in model.layers], arguments)
     check_same(
         [number], "the model, in the same order of layers, and the arguments", strategy, owner
     )
