@@ -195,7 +195,7 @@ class DistributedTrainer:
         require(is_file, OWNER, "`path` must be that of a .keras file", path=printable(path))
         own = path.with_name(f".{path.stem}.{worker_of(self.strategy)}.keras")
         try:
-            self.model.save(own)
+            self._wait_for(self.model.save, own)
             if self.is_chief:
                 os.replace(own, path)
         finally:
@@ -226,6 +226,7 @@ class DistributedTrainer:
                 callbacks.on_train_batch_end(step - 1, dict(logs))
                 if self.model.stop_training:
                     break
+            is_cut = self.model.stop_training
             require(step, OWNER, "an epoch must have a batch", batches=step)
             if not IS_KERAS_3:  # Whose progress bar reads it; it has no setter.
                 self.model._train_counter.assign(step)
@@ -233,7 +234,9 @@ class DistributedTrainer:
             if validation[0] is not None:
                 found = self.evaluate(validation[0], steps=validation[1])
                 logs |= {f"val_{name}": value for name, value in found.items()}
-            self._wait_for(progress.save, epoch + 1, 0)
+            # Where a callback stops within an epoch, its weights may be what it stops for.
+            if not is_cut:
+                self._wait_for(progress.save, epoch + 1, 0)
             callbacks.on_epoch_end(epoch, dict(logs))
             if self.model.stop_training:
                 break
@@ -273,8 +276,7 @@ class DistributedTrainer:
     def _results(self):
         """Loss and metrics as numbers, over all replicas."""
         with self.strategy.scope():
-            found = self.model.get_metrics_result()
-            found = {**found, "loss": self._steps.loss.result()}
+            found = {**self.model.get_metrics_result(), "loss": self._steps.loss.result()}
         values = {name: np.asarray(value) for name, value in found.items()}
         return {name: v if v.ndim else float(v) for name, v in values.items()}
 

@@ -341,6 +341,21 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_model_alone(tmp_path):
 
 
 @pytest.mark.main_leg
+def test_a_stop_within_an_epoch_leaves_the_last_checkpoint(tmp_path):
+    x, y = networks.data("float32", examples=24)
+    good = tf.data.Dataset.from_tensor_slices((x, y)).batch(12)
+    bad = tf.data.Dataset.from_tensor_slices((np.full_like(x, np.nan), y)).batch(12)
+    model = small(tf.distribute.get_strategy())
+    stop = keras.callbacks.TerminateOnNaN()
+    options = dict(checkpoint=tmp_path, callbacks=[stop], log_every=1, verbose=0)
+    DistributedTrainer(model).fit(lambda epoch: [good, bad][epoch], epochs=2, **options)
+    again = small(tf.distribute.get_strategy())
+    DistributedTrainer(again).fit(lambda epoch: good, epochs=2, checkpoint=tmp_path, verbose=0)
+    assert all(np.isfinite(weight).all() for weight in again.get_weights())
+    assert int(again.optimizer.iterations) == 4
+
+
+@pytest.mark.main_leg
 def test_what_fit_also_takes(float64):
     """Only losses of layers, no weights to train, a metric with several values, an early stop."""
     data = networks.dataset("float64", batch=6, examples=24)
