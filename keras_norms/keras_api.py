@@ -11,9 +11,22 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+if tuple(map(int, tf.__version__.split(".")[:2])) < (2, 15):
+    raise ImportError(
+        f"keras_norms needs TensorFlow 2.15 or newer. Received: TensorFlow {tf.__version__}. "
+        "Install one with `pip install -U tensorflow`."
+    )
 IS_KERAS_3 = hasattr(tf.keras, "Variable")
 if IS_KERAS_3:
     import keras  # `tf.keras` of Keras 3 lacks some of its modules.
+
+    # The first whose variables can have a value of their own on each replica.
+    if tuple(map(int, keras.__version__.split(".")[:2])) < (3, 10):
+        raise ImportError(
+            "keras_norms needs Keras 3.10 or newer, or Keras 2. "
+            f"Received: Keras {keras.__version__}. Install one with `pip install -U keras`, or set "
+            "TF_USE_LEGACY_KERAS=1 and install tf_keras."
+        )
 else:
     keras = tf.keras
 
@@ -213,68 +226,3 @@ def state_kept_on_error(model):
     except BaseException:
         restore()
         raise
-
-
-def state_dtype(layer):
-    """float32 under every dtype policy but float64: half precision cannot hold statistics."""
-    return "float64" if layer.variable_dtype == "float64" else "float32"
-
-
-def add_parameter(layer, name, shape, **options):
-    """A trainable weight that autocasting leaves alone."""
-    autocast = {"autocast": False} if IS_KERAS_3 else {"experimental_autocast": False}
-    return layer.add_weight(
-        name=name, shape=shape, dtype=state_dtype(layer), trainable=True, **autocast, **options
-    )
-
-
-def add_record(layer, name, shape, dtype):
-    """A weight that no training call changes, the same on all replicas. It begins with zeros."""
-    autocast = {"autocast": False} if IS_KERAS_3 else {"experimental_autocast": False}
-    return layer.add_weight(
-        name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=False, **autocast
-    )
-
-
-def add_step(layer, name):
-    """An integer that counts the training calls of each replica; the first one's is saved."""
-    return _add_state(layer, name, (), "int64", "zeros", "only_first_replica")
-
-
-def add_moving_statistic(layer, name, shape, initializer):
-    """A weight that each replica updates for itself and that reads as the mean over replicas.
-
-    Without that, replicas drift apart and only the first one's statistics are saved.
-    """
-    return _add_state(layer, name, shape, state_dtype(layer), initializer, "mean")
-
-
-def add_sums(layer, name, shape):
-    """Float64 sums that each replica keeps for itself, and that read as the mean over replicas.
-
-    Whatever the dtype of the moving statistics: what they are to be exact sums of is not rounded.
-    """
-    return _add_state(layer, name, shape, "float64", "zeros", "mean")
-
-
-def _add_state(layer, name, shape, dtype, initializer, aggregation):
-    """A weight that is not trained and has a value of its own on each replica.
-
-    Keras 3 offers it on `keras.Variable` only, which the layer tracks once it is an attribute.
-    """
-    options = dict(name=name, shape=shape, dtype=dtype, trainable=False)
-    if IS_KERAS_3:
-        return keras.Variable(
-            initializer,
-            autocast=False,
-            synchronization="on_read",
-            aggregation=aggregation,
-            **options,
-        )
-    return layer.add_weight(
-        initializer=initializer,
-        experimental_autocast=False,
-        synchronization=tf.VariableSynchronization.ON_READ,
-        aggregation=getattr(tf.VariableAggregation, aggregation.upper()),
-        **options,
-    )

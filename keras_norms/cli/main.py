@@ -6,6 +6,7 @@ So `--help` and `--version` answer without TensorFlow, which takes seconds to im
 import argparse
 import importlib
 import os
+import sys
 
 from keras_norms.version import __version__
 
@@ -27,7 +28,12 @@ def main(arguments=None):
         )
         add_arguments(command.add_argument)
     options = parser.parse_args(arguments)
-    return importlib.import_module(f"keras_norms.cli.{options.command}").run(options)
+    try:
+        module = importlib.import_module(f"keras_norms.cli.{options.command}")
+    except ImportError as error:
+        print(f"keras-norms {options.command} cannot run here. {error}", file=sys.stderr)
+        return 1
+    return module.run(options)
 
 
 def _doctor(add):

@@ -3,7 +3,8 @@
 import tensorflow as tf
 
 from keras_norms.arguments import plain, require
-from keras_norms.keras_api import add_moving_statistic, keras
+from keras_norms.keras_api import keras
+from keras_norms.keras_weights import add_moving_statistic
 from keras_norms.layers.base import BatchNormalizationBase
 from keras_norms.layers.keras_2 import registered
 from keras_norms.layers.rules import check_arguments

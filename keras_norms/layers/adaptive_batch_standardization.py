@@ -4,7 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_norms.arguments import plain, require
-from keras_norms.keras_api import add_record, check_backend, keras
+from keras_norms.keras_api import check_backend, keras
+from keras_norms.keras_weights import add_record
 from keras_norms.layers.inputs import real_tensor
 from keras_norms.layers.keras_2 import registered
 from keras_norms.layers.rules import check_arguments

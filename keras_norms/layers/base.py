@@ -10,12 +10,8 @@ import math
 import tensorflow as tf
 
 from keras_norms.arguments import require
-from keras_norms.keras_api import (
-    add_moving_statistic,
-    add_step,
-    is_variable,
-    keras,
-)
+from keras_norms.keras_api import is_variable, keras
+from keras_norms.keras_weights import add_moving_statistic, add_step
 from keras_norms.layers.advice import has_single_values, warn_of_single_values
 from keras_norms.layers.channels import ChannelNormalization, Untracked, argument_names
 from keras_norms.layers.rematerialization import run_of

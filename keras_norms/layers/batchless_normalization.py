@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_norms.arguments import require
-from keras_norms.keras_api import add_moving_statistic, add_parameter, keras
+from keras_norms.keras_api import keras
+from keras_norms.keras_weights import add_moving_statistic, add_parameter
 from keras_norms.layers.advice import warn_of_initial_statistics
 from keras_norms.layers.channels import ChannelNormalization, argument_names
 from keras_norms.layers.keras_2 import registered
@@ -226,8 +227,7 @@ class BatchlessNormalization(ChannelNormalization):
                 is not above 0 (for `"abs"`, above epsilon), they do not have the size of the
                 weights, or the layer is not built. Nothing is set then.
         """
-        rule = "a layer must be built to have statistics"
-        require(self.built, self._owner, rule, built=self.built)
+        require(self.built, self._owner, "a layer must be built for statistics", built=self.built)
         given = [np.asarray(value, np.float64) for value in (mean, stddev)]
         if any(value.size != np.prod(self.mean.shape) for value in given):
             raise ValueError(

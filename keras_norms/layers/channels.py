@@ -10,10 +10,10 @@ from keras_norms.keras_api import (
     IS_KERAS_3,
     LayerWithLosses,
     LayerWithUntrainedWeights,
-    add_parameter,
     check_backend,
     keras,
 )
+from keras_norms.keras_weights import add_parameter
 from keras_norms.layers import keras_2
 from keras_norms.layers.activations import activation_of, rectifier_of, serialized
 from keras_norms.layers.inputs import (

@@ -6,7 +6,7 @@ exchange, so that batches merge as exactly as replicas do.
 
 import tensorflow as tf
 
-from keras_norms.keras_api import add_step, add_sums
+from keras_norms.keras_weights import add_step, add_sums
 
 CALLS = "accumulated_calls"
 

@@ -68,7 +68,7 @@ def test_rejects_a_standard_deviation_below_epsilon():
 
 
 def test_rejects_a_layer_that_is_not_built():
-    with pytest.raises(ValueError, match="'norm_a': a layer must be built to have statistics"):
+    with pytest.raises(ValueError, match="'norm_a': a layer must be built for statistics"):
         keras_norms.BatchlessNormalization(name="norm_a").assign_statistics([0.0], [1.0])
 
 
