@@ -43,12 +43,12 @@ class XlaMath {
   Moments ComputeMoments(Op x, Op weights) const {
     x = Compute(x);
     const Op count = weights.valid() ? Total(weights) : Count();
-    const Op shift = Compute(DivideNoNan(Total(Weigh(x, weights)), count));
+    const Op shift = Split(DivideNoNan(Total(Weigh(x, weights)), count)).high;
     const Op centred = xla::Sub(x, Expand(shift));
     // The shift is the mean up to the rounding of a float32 sum; the rest is exact.
     const Op sum = Total(Weigh(centred, weights));
     const Op residual = DivideNoNan(sum, count);
-    const Op mean = xla::Add(xla::ConvertElementType(shift, xla::F64), residual);
+    const Op mean = xla::Add(shift, residual);
     const Op m2 = xla::Sub(Total(Weigh(xla::Mul(centred, centred), weights)), sum * residual);
     return {count, mean, xla::Max(m2, xla::ZerosLike(m2))};
   }

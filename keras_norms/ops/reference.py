@@ -52,12 +52,12 @@ def moments(x, *, axis, weights=None, segment_size=None):
         return total_of(values, axis, segment_size)
 
     count = count_of(x, axis=axis, weights=weights, segment_size=segment_size)
-    shift = tf.cast(tf.math.divide_no_nan(total(x), count), dtype)
-    centred = x - expand_vector(shift, x, axis, segment_size)
+    shift = _rounded(tf.math.divide_no_nan(total(x), count), dtype)
+    centred = x - expand_vector(tf.cast(shift, dtype), x, axis, segment_size)
     # The shift is the mean up to the rounding of a float32 sum; the rest is exact.
     sum_centred = total(centred)
     residual = tf.math.divide_no_nan(sum_centred, count)
-    mean = tf.cast(shift, tf.float64) + residual
+    mean = shift + residual
     m2 = tf.maximum(total(tf.square(centred)) - sum_centred * residual, 0.0)
     return count, mean, m2
 
@@ -131,8 +131,20 @@ def _split(center, dtype):
     """A center in the compute dtype, and the part of it that does not fit there."""
     if center is None or center.dtype == dtype:
         return center, None
-    high = tf.cast(center, dtype)
-    return high, center - tf.cast(high, tf.float64)
+    high = _rounded(center, dtype)
+    return tf.cast(high, dtype), center - high
+
+
+def _rounded(center, dtype):
+    """A float64 vector as float64 numbers that `dtype` holds exactly.
+
+    XLA of TensorFlow 2.16 and 2.17 leaves out a conversion to float32 and back, but not this.
+    """
+    if dtype == tf.float64:
+        return center
+    kept = ~((1 << 52 - 23) - 1)  # The bits of a mantissa that float32 does not have are cleared.
+    bits = tf.bitwise.bitwise_and(tf.bitcast(center, tf.int64), tf.constant(kept, tf.int64))
+    return tf.bitcast(bits, tf.float64)
 
 
 def _centred(v, center, axis, weights, segment_size):

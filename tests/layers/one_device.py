@@ -20,12 +20,17 @@ def layer_with(channels, dtype="float64", rng=None, rank=2, **options):
 
 def step(layer, x, dy, **call):
     """y, dx, dgamma, dbeta of one training call."""
-    x, dy = tf.constant(x), tf.constant(dy)
+    return [
+        np.asarray(tf.cast(found, tf.float64)) for found in tensors_of_step(layer, x, dy, **call)
+    ]
+
+
+def tensors_of_step(layer, x, dy, **call):
+    x, dy = tf.convert_to_tensor(x), tf.convert_to_tensor(dy)
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = layer(x, **{"training": True, **call})
-    gradients = tape.gradient(y, [x, *layer.trainable_variables], output_gradients=dy)
-    return [np.asarray(tf.cast(t, tf.float64)) for t in (y, *gradients)]
+    return y, *tape.gradient(y, [x, *layer.trainable_variables], output_gradients=dy)
 
 
 def states(layer):
