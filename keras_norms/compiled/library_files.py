@@ -13,9 +13,7 @@ import os
 import stat
 from typing import Any
 
-import tensorflow as tf
-
-from keras_norms.ops.trust import stranger
+from keras_norms.compiled.trust import stranger
 from keras_norms.printable import printable
 from keras_norms.version import __version__
 
@@ -25,15 +23,7 @@ KEEP_PRIVATE = (
     "folder of your own and run `keras-norms build`."
 )
 _LONGEST_DESCRIPTION = 16384  # Bytes; it has less than 1000.
-_DESCRIBED: dict[str, Any] = {
-    "tensorflow": str,
-    "keras_norms": str,
-    "xla": str,
-    "cuda_runtime": (int, type(None)),
-    "cuda_architectures": list,
-    "sources": str,
-    "files": dict,
-}
+_FIELDS: dict[str, Any] = {"keras_norms": str, "sources": str, "files": dict}
 
 
 class Refused(Exception):
@@ -43,32 +33,36 @@ class Refused(Exception):
         super().__init__(f"{why} {remedy}".strip())
 
 
-def description(folder, trusted=None):
+def description(folder, fields, trusted=None):
     """Returns what `_native.json` in the folder says, or None if there is none.
 
     Args:
         folder: where a library may be.
+        fields: what it must say besides what every library does: `{name: type}`.
         trusted: the users that may be able to change the file. None means everybody, which is
             enough for an error message, not for loading.
 
     Raises:
-        Refused: if it was built for other versions, cannot be read, or can be changed by others.
+        Refused: if it is of another keras_norms, cannot be read, or can be changed by others.
     """
     try:
         with os.fdopen(_opened(folder / "_native.json", trusted), "rb") as file:
             built = json.loads(file.read(_LONGEST_DESCRIPTION))
-        wrong = [n for n, kind in _DESCRIBED.items() if not isinstance(built.get(n, ...), kind)]
+        wrong = [n for n, t in (_FIELDS | fields).items() if not isinstance(built.get(n, ...), t)]
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise Refused(f"has no readable _native.json: {printable(error)}.") from error
     if wrong:
         raise Refused(f"has no readable _native.json: {wrong[0]!r} is missing or of a wrong type.")
-    for name, here in (("TensorFlow", tf.__version__), ("keras_norms", __version__)):
-        found = built[name.lower()]
-        if found != here:
-            raise Refused(f"was built for {name} {printable(found)}, and {here} is installed.")
+    check_fits("keras_norms", built["keras_norms"], __version__)
     return built
+
+
+def check_fits(name, version, here):
+    """Raises `Refused` if a library was built for another version than the one that is here."""
+    if version != here:
+        raise Refused(f"was built for {name} {printable(version)}, and {here} is installed.")
 
 
 def open_checked(folder, name, built, trusted):
@@ -82,7 +76,7 @@ def open_checked(folder, name, built, trusted):
     path = folder / name.replace(".so", f"-{digest[:16]}.so")
     descriptor = _opened(path, trusted)
     with os.fdopen(descriptor, "rb", closefd=False) as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() == digest:
+        if hashlib.sha256(file.read()).hexdigest() == digest:
             return descriptor
     os.close(descriptor)
     raise Refused(f"is damaged: {printable(path.name)} is not what was built.")

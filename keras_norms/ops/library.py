@@ -1,9 +1,9 @@
 """Finds the compiled library, checks that it fits, and loads it once, at first use.
 
 A library is a folder of files that `custom_ops/build.py` writes. Installing puts it beside this
-file, `keras-norms build` into the user's cache; both name the folder after the version of
-TensorFlow, since C++ code fits one version only. Nothing is loaded from other folders, nor from
-those that other users can write to.
+file, `keras-norms build` into the user's cache; both name the folder after the minor version of
+TensorFlow, since C++ code fits one only. Nothing is loaded from other folders, nor from those that
+other users can write to.
 """
 
 import ctypes
@@ -16,8 +16,14 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_norms.ops.library_files import Refused, description, open_checked, refuse_strangers
-from keras_norms.ops.trust import trusted_users, up_to_home
+from keras_norms.compiled.library_files import (
+    Refused,
+    check_fits,
+    description,
+    open_checked,
+)
+from keras_norms.compiled.places import cache_root, check_way
+from keras_norms.compiled.trust import trusted_users, up_to_home
 from keras_norms.printable import printable
 from keras_norms.version import __version__
 
@@ -25,6 +31,12 @@ PACKAGE_FOLDER = Path(__file__).parent / "_native"
 _OPERATIONS = tuple(
     f"keras_norms_{name}" for name in ("moments", "extremes", "add_at", "sums", "blend", "round")
 )
+_FIELDS: dict[str, Any] = {
+    "tensorflow": str,
+    "xla": str,
+    "cuda_runtime": (int, type(None)),
+    "cuda_architectures": list,
+}
 _lock = threading.Lock()
 _loaded: list["Library"] = []
 
@@ -62,19 +74,19 @@ def ops():
 
 def package_folder():
     """Where installing puts the library for the installed TensorFlow."""
-    return PACKAGE_FOLDER / f"tensorflow-{tf.__version__}"
+    return PACKAGE_FOLDER / f"tensorflow-{_minor()}"
 
 
 def cache_folder():
     """Where `keras-norms build` puts it."""
-    return _cache_root() / f"{__version__}-tensorflow-{tf.__version__}"
+    return cache_root() / f"{__version__}-tensorflow-{_minor()}"
 
 
 def check_cache():
     """Raises `Refused` if a library would not be loaded from the cache, because of its owners."""
     folder = Path(os.path.realpath(cache_folder()))
     try:
-        _check_way(*_way_to_cache(folder))
+        check_way(*_way_to_cache(folder))
     except Refused as refusal:
         raise Refused(f"In {printable(folder)} it {refusal}", "") from refusal
 
@@ -120,28 +132,36 @@ def _way_to_cache(folder):
     return up_to_home(folder), trusted_users()
 
 
-def _check_way(way, trusted):
-    for part in way:
-        if part.exists():
-            refuse_strangers(part, os.stat(part), trusted)
-
-
 def _others():
     """Why libraries in other folders do not fit. They are only read about, never loaded."""
+    versions, refusals = set(), []
     try:
-        for folder in sorted((*PACKAGE_FOLDER.glob("*"), *_cache_root().glob("*"))):
+        for folder in sorted((*PACKAGE_FOLDER.glob("*"), *cache_root().glob("*"))):
+            if folder in (package_folder(), cache_folder()):
+                continue
             try:
-                if folder not in (package_folder(), cache_folder()) and description(folder):
+                built = description(folder, _FIELDS)
+                if built is not None and _minor(built["tensorflow"]) == _minor():
                     raise Refused("lies in a folder of another version.")
+                if built is not None:
+                    versions.add(_minor(built["tensorflow"]))
             except Refused as refusal:
-                yield f"The compiled library in {printable(folder)} {refusal}"
+                refusals.append(f"The compiled library in {printable(folder)} {refusal}")
     except OSError:
-        return  # There are no others.
+        pass  # There are no others.
+    if versions:
+        names = ", ".join(map(printable, sorted(versions)))
+        refusals.insert(
+            0,
+            f"The compiled libraries that are here are for TensorFlow {names}, and "
+            f"{tf.__version__} is installed. Build one with `keras-norms build`.",
+        )
+    return refusals
 
 
 def _load(folder, way, trusted):
     """Returns the `Library` in a folder, or None if there is none."""
-    _check_way(way, trusted)
+    check_way(way, trusted)
     built, files = _open(folder, trusted)
     if built is None:
         return None
@@ -159,10 +179,23 @@ def _load(folder, way, trusted):
     return Library(module, f"Loaded from {printable(folder)}{note or '.'}", devices, built)
 
 
+def _description(folder, trusted=None):
+    """What the library in a folder was built for, or None; refuses one for another TensorFlow."""
+    built = description(folder, _FIELDS, trusted)
+    if built is not None:
+        check_fits("TensorFlow", _minor(built["tensorflow"]), _minor())
+    return built
+
+
+def _minor(version=None):
+    """What the C++ interface of TensorFlow changes with: `"2.21"` of `"2.21.0"`."""
+    return ".".join((version or tf.__version__).split(".")[:2])
+
+
 def _open(folder, trusted):
     """Returns what the library was built for and the descriptors of its files, all of one build."""
     for _ in range(2):
-        built = description(folder, trusted)
+        built = _description(folder, trusted)
         if built is None:
             return None, ()
         names = ["_native.so"] if _why_no_gpu(built) else ["_native.so", "_native_cuda.so"]
@@ -214,18 +247,3 @@ def _check_switches():
 def _release(version):
     """13000 as CUDA's users write it."""
     return f"CUDA {version // 1000}.{version % 1000 // 10}"
-
-
-def _cache_root():
-    """The user's cache folder. Relative paths are ignored, as the XDG specification requires."""
-    own = os.environ.get("KERAS_NORMS_CACHE")
-    for chosen in (own, os.environ.get("XDG_CACHE_HOME"), "~/.cache"):
-        path = os.path.expanduser(chosen or "")
-        if os.path.isabs(path):
-            return Path(path) / "keras_norms"
-        if own and chosen is own:
-            warnings.warn(
-                f"KERAS_NORMS_CACHE must be an absolute path; it is ignored. Received: {own!r}.",
-                stacklevel=2,
-            )
-    raise FileNotFoundError("there is no home folder; set KERAS_NORMS_CACHE to an absolute path")

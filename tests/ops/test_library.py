@@ -15,6 +15,7 @@ from tests.ops.libraries import Operations, empty_places, imitate_opening, put
 
 pytestmark = pytest.mark.each_tensorflow
 
+MINOR = ".".join(tf.__version__.split(".")[:2])
 REBUILD = "Rebuild it with `keras-norms build`."
 
 
@@ -53,7 +54,7 @@ def test_the_cache_serves_where_the_package_has_none_that_fits(places, opened):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(tensorflow="2.14.0"), f"TensorFlow 2.14.0, and {tf.__version__} is installed"),
+        (dict(tensorflow="2.14.0"), f"TensorFlow 2.14, and {MINOR} is installed"),
         (dict(keras_norms="0.0.0"), "keras_norms 0.0.0, and .* is installed"),
     ],
 )
@@ -66,11 +67,20 @@ def test_one_for_other_versions_is_refused_and_never_opened(places, opened, plac
     assert str(places[place]) in found.reason and found.reason.endswith(REBUILD)
 
 
-def test_one_in_the_folder_of_another_version_tells_why_there_is_none(places, opened):
-    put(library.PACKAGE_FOLDER / "tensorflow-2.14.0", tensorflow="2.14.0")
+def test_libraries_for_other_versions_tell_why_there_is_none(places, opened):
+    for version in ("2.14.0", "2.13.1"):
+        put(library.PACKAGE_FOLDER / f"tensorflow-{version[:4]}", tensorflow=version)
     found = library.load()
-    assert found.ops is None and not opened
-    assert f"was built for TensorFlow 2.14.0, and {tf.__version__} is installed." in found.reason
+    assert found.ops is None and found.is_refused and not opened
+    assert found.reason == (
+        "The compiled libraries that are here are for TensorFlow 2.13, 2.14, and "
+        f"{tf.__version__} is installed. Build one with `keras-norms build`."
+    )
+
+
+def test_one_for_another_patch_of_the_same_minor_version_is_loaded(places, opened):
+    put(places[0], tensorflow=f"{MINOR}.77")
+    assert library.load().ops == opened[0]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"tensorflow": 1}'])
@@ -180,7 +190,7 @@ def test_it_is_loaded_once_by_many_threads(places, opened):
 
 
 def test_where_the_cache_is(monkeypatch):
-    name = f"keras_norms/{keras_norms.__version__}-tensorflow-{tf.__version__}"
+    name = f"keras_norms/{keras_norms.__version__}-tensorflow-{MINOR}"
     monkeypatch.setenv("HOME", "/home")
     for variable in ("XDG_CACHE_HOME", "KERAS_NORMS_CACHE"):
         monkeypatch.delenv(variable, raising=False)
