@@ -1,4 +1,4 @@
-"""Builds the compiled library for the installed TensorFlow, into one folder.
+"""Builds the compiled library for one TensorFlow, into one folder.
 
     _native-<hash>.so       CPU kernels, TensorFlow operations, XLA
     _native_cuda-<hash>.so  the same operations on a GPU; only where nvcc is found
@@ -11,7 +11,6 @@ kernels include nothing of it, so they are compiled once for each level of the p
 import os
 import platform
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from .compiler import (
@@ -24,6 +23,7 @@ from .compiler import (
     hash_sources,
 )
 from .output_folder import building, publish
+from .tensorflow_package import installed_tensorflow
 
 # Each is a namespace in `kernels/cpu/*_cpu.cc`; `dispatch.cc` picks one when the program runs.
 # They are linked in this order: of an inline function that several define, the linker keeps the
@@ -33,25 +33,17 @@ if platform.machine() in ("x86_64", "AMD64"):
     LEVELS |= {"v3": ("-march=x86-64-v3",), "v4": ("-march=x86-64-v4",)}
 
 _FLAGS = ("-std=c++17", "-O3", *(f"-I{folder}" for folder in INCLUDE_FOLDERS))
-_HOST_FLAGS = ("-fPIC", "-Wall", "-Wextra")
+# The same bytes wherever the sources lie.
+_HOST_FLAGS = ("-fPIC", "-Wall", "-Wextra", f"-ffile-prefix-map={ROOT}=custom_ops")
 
 
-@dataclass(frozen=True)
-class TensorFlow:
-    """What compiling and linking needs to know of the installed TensorFlow."""
-
-    version: str
-    compile_flags: tuple[str, ...]
-    link_flags: tuple[str, ...]
-    ffi_flags: tuple[str, ...] | None  # None where its XLA has no typed FFI.
-
-
-def build(output, version, *, cuda="auto", report=print):
+def build(output, version, *, tensorflow=None, cuda="auto", report=print):
     """Builds the library into the folder `output` and returns what `_native.json` says.
 
     Args:
         output: the folder; files of an earlier build there are replaced, in one moment.
         version: the version of keras_norms.
+        tensorflow: the `TensorFlow` to build for. Defaults to `None`, the one that is installed.
         cuda: `"auto"` builds for CUDA if that is possible, `"require"` fails otherwise, `"skip"`
             builds for the CPU only.
         report: called with one line for each file.
@@ -60,14 +52,14 @@ def build(output, version, *, cuda="auto", report=print):
         BuildError: without TensorFlow or a compiler, where a file does not compile, or the folder
             cannot be written.
     """
-    output, tensorflow = Path(output), installed_tensorflow()
+    output, tensorflow = Path(output), tensorflow or installed_tensorflow()
     compiler = find_tool("CXX", "g++", "c++", "clang++")
     if compiler is None:
         raise BuildError("No C++ compiler was found. Install g++, or set CXX.")
     description = {
         "keras_norms": version,
         "tensorflow": tensorflow.version,
-        "xla": "hlo" if tensorflow.ffi_flags is None else "ffi",
+        "xla": "ffi" if tensorflow.has_ffi else "hlo",
         "cuda_runtime": None,
         "cuda_architectures": [],
         "compiler": compiler.version,
@@ -94,32 +86,6 @@ def build(output, version, *, cuda="auto", report=print):
     return description
 
 
-def installed_tensorflow():
-    """Returns the `TensorFlow` of this environment."""
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise BuildError(
-            "TensorFlow is not installed where the library is built. Install it first and use "
-            "`pip install --no-build-isolation`, or run `keras-norms build` afterwards."
-        ) from error
-    include = tf.sysconfig.get_include()
-    # TensorFlow's headers warn; as system headers they are silent and our warnings stay visible.
-    flags = ["-isystem", include]
-    for folder in ("highwayhash", "farmhash_archive/src"):
-        flags += ["-isystem", f"{include}/external/{folder}"]
-    flags += [flag for flag in tf.sysconfig.get_compile_flags() if flag.startswith("-D")]
-    has_ffi = Path(include, "xla/ffi/api/ffi.h").is_file()
-    # No run path: Python's TensorFlow has loaded both libraries before it loads ours.
-    libraries = ("-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2")
-    return TensorFlow(
-        version=tf.__version__,
-        compile_flags=tuple(flags),
-        link_flags=(f"-L{tf.sysconfig.get_lib()}", *libraries),
-        ffi_flags=("-DKERAS_NORMS_XLA_FFI=1", "-isystem", include) if has_ffi else None,
-    )
-
-
 def _build_host(workshop, compiler, tensorflow):
     flags = ("-Wl,-z,defs", "-pthread", *tensorflow.link_flags)
     objects = workshop.compile(_host_units(compiler, tensorflow))
@@ -133,13 +99,13 @@ def _build_cuda(workshop, nvcc, compiler, tensorflow):
 
 
 def _host_units(compiler, tensorflow):
-    flags, ffi_flags = (*_FLAGS, *_HOST_FLAGS), tensorflow.ffi_flags or ()
+    flags, ffi_flags = (*_FLAGS, *_HOST_FLAGS), tensorflow.ffi_flags
     against = tensorflow.version
     # The operations come first because they take longest.
     for source in _sources("ops/*.cc", but="gpu_kernels.cc"):
         all_flags = (*flags, *ffi_flags, *tensorflow.compile_flags)
         yield Unit(source, compiler, all_flags, against=against)
-    if tensorflow.ffi_flags is not None:
+    if tensorflow.has_ffi:
         for source in _sources("xla_ffi/*.cc", but="_cuda.cc"):
             yield Unit(source, compiler, (*flags, *ffi_flags), against=against)
     for source in _sources("kernels/cpu/*.cc", but="_cpu.cc"):
@@ -160,7 +126,7 @@ def _cuda_units(nvcc, compiler, tensorflow):
         yield Unit(source, nvcc, (*flags, *code))
     for source in _sources("ops/gpu_kernels.cc"):
         yield Unit(source, nvcc, (*flags, *tensorflow.compile_flags), against=against)
-    if tensorflow.ffi_flags is not None:
+    if tensorflow.has_ffi:
         for source in _sources("xla_ffi/*_cuda.cc"):
             yield Unit(source, nvcc, (*flags, *tensorflow.ffi_flags), against=against)
 

@@ -68,7 +68,7 @@ def find_tool(variable, *names):
     for name in (chosen,) if chosen else names:
         path = shutil.which(name)
         if path:
-            lines = _run([path, "--version"], "--version").strip().splitlines()
+            lines = output_of([path, "--version"]).strip().splitlines()
             # g++ tells its version in the first line, nvcc in the last but one.
             return Tool(path, next((line for line in lines if re.search(r"\d\.\d", line)), path))
     return None
@@ -119,7 +119,7 @@ class Workshop:
         with tempfile.TemporaryDirectory(dir=self._folder) as scratch:
             made = Path(scratch, path.name)
             # Nothing but warnings; the user sees them.
-            warnings = _run([*command, "-o", str(made)], label).strip()
+            warnings = output_of([*command, "-o", str(made)], label).strip()
             os.replace(made, path)
         self._report(f"{verb:<9}  {label}" + (f"\n{warnings}" if warnings else ""))
         return path
@@ -148,7 +148,12 @@ def _with_headers(source):
     return sorted(found)
 
 
-def _run(command, label):
+def output_of(command, label="--version"):
+    """Runs a command and returns what it prints.
+
+    Raises:
+        BuildError: if it cannot be started or fails; names `label`, what it ran on.
+    """
     try:
         result = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:

@@ -1,27 +1,38 @@
-"""What setup.py does beyond setuptools: builds the library, and names the wheel for it.
+"""What setup.py does beyond setuptools: builds libraries, names the wheel, packs the same bytes.
 
 Two switches decide, each `auto`, `require` or `skip`: KERAS_NORMS_BUILD_NATIVE and
 KERAS_NORMS_BUILD_CUDA. Under `auto`, what cannot be built is left out and a warning says why.
+
+KERAS_NORMS_BUILD_FOR is a folder of TensorFlow packages, as `custom_ops.tensorflow_package` makes:
+the wheel then has a library for each of them and runs on older systems. Otherwise there is one
+library, for the TensorFlow that is installed, and the wheel is for this machine.
 """
 
+import gzip
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
 from setuptools import Extension
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 from setuptools.errors import CompileError
 
-from .build import build, installed_tensorflow
+from . import system_symbols
+from .build import build
 from .compiler import BuildError
+from .tensorflow_package import installed_tensorflow, tensorflows_in
 
 # Tells setuptools that there is something to compile; the sources are found by build.py.
 EXTENSION = Extension("keras_norms.ops._native", sources=[])
+# What packages say they were made at, so that the same sources make the same bytes: 2020-01-01.
+_EPOCH = 1577836800
 
 
 class BuildNative(build_ext):
-    """Builds the library into the package: into the wheel, or beside the sources if editable."""
+    """Builds libraries into the package: into the wheel, or beside the sources if editable."""
 
     def run(self):
         native, cuda = _mode("KERAS_NORMS_BUILD_NATIVE"), _mode("KERAS_NORMS_BUILD_CUDA")
@@ -32,16 +43,19 @@ class BuildNative(build_ext):
         if native == "skip":
             return
         try:
-            folder = package / f"tensorflow-{installed_tensorflow().version}"
-            build(folder, self.distribution.get_version(), cuda=cuda)
-            if not self.inplace:
-                (folder / ".lock").unlink()  # Everything in the folder goes into the wheel.
+            for tensorflow in _tensorflows():
+                folder = package / f"tensorflow-{tensorflow.minor}"
+                version = self.distribution.get_version()
+                build(folder, version, tensorflow=tensorflow, cuda=cuda)
+                if not self.inplace:
+                    (folder / ".lock").unlink()  # Everything in the folder goes into the wheel.
+                if _is_for_all():
+                    for library in folder.glob("*.so"):
+                        system_symbols.check(library)
         except BuildError as error:
-            if "require" in (native, cuda):
-                switch = (
-                    "KERAS_NORMS_BUILD_NATIVE" if native == "require" else "KERAS_NORMS_BUILD_CUDA"
-                )
-                raise CompileError(f"{switch}=require: {error}") from error
+            switch = _switch_that_requires(native, cuda)
+            if switch:
+                raise CompileError(f"{switch}: {error}") from error
             self.warn(
                 f"keras_norms is installed without its compiled library. {error} "
                 "Layers run on plain TensorFlow; `keras-norms build` builds the library later."
@@ -55,10 +69,42 @@ class BuildNative(build_ext):
 
 
 class PlatformWheel(bdist_wheel):
-    """The library does not link to Python: one wheel serves every version of it."""
+    """The libraries do not link to Python: one wheel serves every version of it."""
+
+    def finalize_options(self):
+        os.environ.setdefault("SOURCE_DATE_EPOCH", str(_EPOCH))
+        super().finalize_options()
 
     def get_tag(self):
-        return "py3", "none", super().get_tag()[2]
+        machine = super().get_tag()[2]
+        if _is_for_all():
+            machine = machine.replace("linux", system_symbols.TAG, 1)
+        return "py3", "none", machine
+
+
+class SameSources(sdist):
+    """An archive without times and users, in the order of names."""
+
+    def make_archive(self, base_name, format, root_dir=None, base_dir=None, **kwargs):
+        if format != "gztar":
+            return super().make_archive(base_name, format, root_dir, base_dir, **kwargs)
+
+        def plain(member):
+            member.mtime = _EPOCH
+            member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+            member.uid = member.gid = 0
+            member.uname = member.gname = ""
+            return member
+
+        path = Path(f"{base_name}.tar.gz")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            open(path, "wb") as file,
+            gzip.GzipFile("", "wb", fileobj=file, mtime=_EPOCH) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            archive.add(Path(root_dir or ".", base_dir), base_dir, filter=plain)
+        return str(path)
 
 
 def _mode(variable):
@@ -66,3 +112,22 @@ def _mode(variable):
     if mode not in ("auto", "require", "skip"):
         raise CompileError(f"{variable} must be auto, require or skip. Received: {mode!r}.")
     return mode
+
+
+def _switch_that_requires(native, cuda):
+    """The switch because of which a library that cannot be built is an error, or None."""
+    if _is_for_all():
+        return "KERAS_NORMS_BUILD_FOR"
+    if native == "require":
+        return "KERAS_NORMS_BUILD_NATIVE=require"
+    return "KERAS_NORMS_BUILD_CUDA=require" if cuda == "require" else None
+
+
+def _is_for_all():
+    return bool(os.environ.get("KERAS_NORMS_BUILD_FOR"))
+
+
+def _tensorflows():
+    if _is_for_all():
+        return tensorflows_in(os.environ["KERAS_NORMS_BUILD_FOR"])
+    return [installed_tensorflow()]

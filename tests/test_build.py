@@ -15,45 +15,61 @@ import tensorflow as tf
 
 from custom_ops import build, compiler
 from custom_ops.compiler import BuildError, Tool, Unit, Workshop
+from custom_ops.tensorflow_package import TensorFlow
 
 pytestmark = pytest.mark.each_tensorflow
 
 ROOT = pathlib.Path(__file__).parent.parent
 GXX = Tool("g++", "12")
-WITH_FFI = build.TensorFlow("2.21.0", ("-isystem", "/tf"), (), ("-isystem", "/tf", "-DFFI"))
-WITHOUT_FFI = build.TensorFlow("2.15.1", ("-isystem", "/tf"), (), None)
 
 
-@pytest.mark.parametrize("tensorflow", [WITH_FFI, WITHOUT_FFI], ids=["ffi", "no_ffi"])
+@pytest.fixture(params=[True, False], ids=["ffi", "no_ffi"])
+def tensorflow(request, tmp_path):
+    """A package with nothing but the header that tells whether there is a typed FFI."""
+    if request.param:
+        (tmp_path / "include/xla/ffi/api").mkdir(parents=True)
+        (tmp_path / "include/xla/ffi/api/ffi.h").touch()
+    return TensorFlow("2.21.0", tmp_path)
+
+
 def test_what_includes_tensorflow_is_compiled_for_every_processor(tensorflow):
     units = list(build._host_units(GXX, tensorflow))
     assert {unit.source.parent.name for unit in units} >= {"ops", "cpu"}
-    assert any(unit.source.parent.name == "xla_ffi" for unit in units) is bool(tensorflow.ffi_flags)
+    assert any(unit.source.parent.name == "xla_ffi" for unit in units) is tensorflow.has_ffi
     for unit in units:
         is_kernel = unit.source.parent.name == "cpu"
-        assert ("/tf" in unit.flags) is (not is_kernel), unit
+        assert (str(tensorflow.include) in unit.flags) is (not is_kernel), unit
         assert (unit.against == tensorflow.version) is (not is_kernel), unit
         is_for_a_level = unit.source.name.endswith("_cpu.cc")
         assert is_for_a_level or not any(flag.startswith("-march") for flag in unit.flags), unit
 
 
-def test_kernels_are_compiled_once_a_level_and_the_baseline_is_linked_first():
-    levels = [u.variant for u in build._host_units(GXX, WITH_FFI) if u.source.stem == "moments_cpu"]
+def test_kernels_are_compiled_once_a_level_and_the_baseline_is_linked_first(tensorflow):
+    units = list(build._host_units(GXX, tensorflow))
+    levels = [unit.variant for unit in units if unit.source.stem == "moments_cpu"]
     assert levels == list(build.LEVELS) and levels[0] == "baseline"
-    units = [str(unit) for unit in build._host_units(GXX, WITH_FFI)]
-    assert len(units) == len(set(units))
+    assert len(units) == len(set(map(str, units)))
 
 
-def test_cuda_units_are_for_every_architecture_and_later_ones(monkeypatch):
+def test_kernels_are_compiled_once_for_all_versions_of_tensorflow(tensorflow, tmp_path):
+    def kernels(of):
+        return [unit for unit in build._host_units(GXX, of) if unit.source.parent.name == "cpu"]
+
+    assert kernels(tensorflow) == kernels(TensorFlow("2.15.1", tmp_path / "other"))
+
+
+def test_cuda_units_are_for_every_architecture_and_later_ones(tensorflow, monkeypatch):
     monkeypatch.setenv("KERAS_NORMS_CUDA_ARCHITECTURES", "80;100a")
-    units = list(build._cuda_units(Tool("nvcc", ""), GXX, WITH_FFI))
+    units = list(build._cuda_units(Tool("nvcc", ""), GXX, tensorflow))
     (flags,) = {unit.flags for unit in units if unit.source.suffix == ".cu"}
     assert [flag for flag in flags if "gencode" in flag] == [
         "-gencode=arch=compute_80,code=sm_80",
         "-gencode=arch=compute_100a,code=sm_100a",
         "-gencode=arch=compute_100a,code=compute_100a",
     ]
-    assert {"gpu_kernels.cc", "handlers_cuda.cc"} <= {unit.source.name for unit in units}
+    names = {unit.source.name for unit in units}
+    assert "gpu_kernels.cc" in names
+    assert ("handlers_cuda.cc" in names) is tensorflow.has_ffi
 
 
 def test_rejects_invalid_architectures(monkeypatch):

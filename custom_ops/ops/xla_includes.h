@@ -3,6 +3,15 @@
 #ifndef KERAS_NORMS_OPS_XLA_INCLUDES_H_
 #define KERAS_NORMS_OPS_XLA_INCLUDES_H_
 
+#if KERAS_NORMS_TENSORFLOW_MINOR == 19
+// Its stream executor names a class whose header includes LLVM, which the package lacks. Nothing
+// here uses the class.
+#define XLA_STREAM_EXECUTOR_GPU_TMA_METADATA_H_
+namespace stream_executor::gpu {
+class TmaDescriptor {};
+}  // namespace stream_executor::gpu
+#endif
+
 #if __has_include("xla/hlo/builder/xla_builder.h")
 #include "xla/hlo/builder/lib/arithmetic.h"
 #include "xla/hlo/builder/lib/constants.h"

@@ -1,6 +1,5 @@
 #include "helpers.h"
 
-#include <pthread.h>
 #include <sched.h>
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -14,6 +13,8 @@
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#include "older_systems.h"
 
 namespace keras_norms {
 namespace {
@@ -89,13 +90,14 @@ class Job {
 class Helper {
  public:
   explicit Helper(int processor) : processor_(processor) {
-    std::thread thread([this] { Loop(); });
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(processor, &set);
-    // Where that is forbidden it runs where the system likes.
-    pthread_setaffinity_np(thread.native_handle(), sizeof set, &set);
-    thread.detach();
+    std::thread([this] {
+      cpu_set_t set;
+      CPU_ZERO(&set);
+      CPU_SET(processor_, &set);
+      // Where that is forbidden it runs where the system likes.
+      sched_setaffinity(/*this thread*/ 0, sizeof set, &set);
+      Loop();
+    }).detach();
   }
 
   int processor() const { return processor_; }
