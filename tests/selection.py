@@ -1,12 +1,15 @@
 """Which tests a session runs: everything with `--full`, otherwise what its leg can tell.
 
-The legs are `main` (Keras 3), `legacy` (the same TensorFlow with Keras 2) and `addons` (an older
-TensorFlow with Keras 2). Everything runs on every leg, except for tests with one of these marks:
+The legs are `main` (Keras 3), `legacy` (the same TensorFlow with Keras 2), `addons` (the oldest
+TensorFlow, with Keras 2) and `between` (every other TensorFlow, with either Keras). Everything runs
+on every leg, except for tests with one of these marks:
 
     full              on no leg: it takes long
     main_leg          on main only: it says nothing new on the other legs
     each_tensorflow   not on legacy: it does not depend on Keras
-    each_keras        not on addons: legacy says the same of Keras 2, and it takes long
+    each_keras        on main and legacy: it depends on Keras and takes long
+
+`--conformance` runs `CONFORMANCE` only, a few minutes that tell whether a version is fit for use.
 
 Tests with one of `keras_2`, `keras_3`, `addons` and `gpu` run where there is what they need, with
 `--full` too. Marks are put on a test, on one of its parameters, or on a file with `pytestmark`.
@@ -21,9 +24,19 @@ import tensorflow as tf
 MARKS = {
     "full": (),
     "main_leg": ("main",),
-    "each_tensorflow": ("main", "addons"),
+    "each_tensorflow": ("main", "addons", "between"),
     "each_keras": ("main", "legacy"),
 }
+CONFORMANCE = (
+    "tests/conformance/",
+    "tests/layers/test_batch_normalization.py",
+    "tests/layers/test_sync_batch_normalization.py",
+    "tests/layers/test_stock_interchange.py",
+    "tests/layers/test_losses_of_replicas.py",
+    "tests/ops/test_native_ops.py",
+    "tests/ops/test_library.py",
+    "tests/test_build.py",
+)
 # A process that is left with one of these at the end would keep the others waiting.
 LONGEST = (
     "tests/native/",
@@ -38,14 +51,20 @@ BOTH = pytest.mark.usefixtures("implementation")
 def leg():
     if tf.__version__.startswith("2.15."):
         return "addons"
-    return "legacy" if os.environ.get("TF_USE_LEGACY_KERAS") == "1" else "main"
+    if not tf.__version__.startswith("2.21."):
+        return "between"
+    return "legacy" if has_keras_2() else "main"
+
+
+def has_keras_2():
+    return tf.__version__.startswith("2.15.") or os.environ.get("TF_USE_LEGACY_KERAS") == "1"
 
 
 def is_possible(mark):
     """Whether the session has what this mark says a test needs."""
     return {
-        "keras_2": leg() != "main",
-        "keras_3": leg() == "main",
+        "keras_2": has_keras_2(),
+        "keras_3": not has_keras_2(),
         "addons": leg() == "addons",
         "gpu": bool(tf.config.list_physical_devices("GPU")),
     }.get(mark, True)
@@ -62,12 +81,19 @@ def examples(count):
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="run every test, however long it takes")
+    parser.addoption(
+        "--conformance", action="store_true", help="run only the short conformance set"
+    )
 
 
 def pytest_collection_modifyitems(config, items):
     """Leaves out what the session does not run, and begins with what takes longest."""
     kept, left_out = [], []
+    conformance = config.getoption("--conformance")
     for item in items:
+        if conformance and not item.nodeid.startswith(CONFORMANCE):
+            left_out.append(item)
+            continue
         marks = {mark.name for mark in item.iter_markers()}
         runs = config.getoption("--full") or all(leg() in MARKS[m] for m in marks & MARKS.keys())
         (kept if runs and all(map(is_possible, marks)) else left_out).append(item)

@@ -16,8 +16,6 @@ from keras_norms.ops import library
 from keras_norms.ops.choice import implementation_in_use, native_status
 from keras_norms.version import __version__
 
-TESTED_TENSORFLOW = ("2.15", "2.21")  # The minor versions that setup.cfg admits.
-
 
 def run(options):
     """Prints the findings. Returns 1 if layers cannot be relied on here, otherwise 0."""
@@ -35,10 +33,14 @@ def examine():
     legacy = not IS_KERAS_3 and keras.layers.Layer.__module__.startswith("tf_keras")
     backend = backend_name()
     problems = []
-    is_tested = ".".join(tf.__version__.split(".")[:2]) in TESTED_TENSORFLOW
+    package = custom_ops("tensorflow_package")
+    is_tested = package.minor_of(tf.__version__) in package.RELEASES
     if not is_tested:
-        tested = " and ".join(f"{minor}.*" for minor in TESTED_TENSORFLOW)
-        problems.append(f"TensorFlow {tf.__version__} is not tested; {tested} are.")
+        first, *_, last = package.RELEASES
+        problems.append(
+            f"keras_norms is tested with TensorFlow {first} to {last}. Received: {tf.__version__}. "
+            f"Install another, such as `pip install tensorflow=={last}.*`."
+        )
     if library.load().is_refused:
         problems.append(f"Layers run on plain TensorFlow. {library.load().reason}")
     if backend != "tensorflow":

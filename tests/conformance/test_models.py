@@ -1,7 +1,5 @@
 """Layers in models: functional, Sequential, shared, wrapped, masked, traced, compiled by XLA."""
 
-import os
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,6 +8,7 @@ import keras_norms
 from keras_norms.keras_api import IS_KERAS_3, keras
 from tests import catalog, oracles, strategies
 from tests.conformance import models, rows
+from tests.selection import has_keras_2
 
 
 def test_output_shape_and_symbolic_call(row):
@@ -191,5 +190,4 @@ def test_fit_compiled_by_xla(rng, name):
 
 
 def test_the_leg_has_the_right_keras():
-    legacy = os.environ.get("TF_USE_LEGACY_KERAS") == "1" or tf.__version__.startswith("2.15")
-    assert IS_KERAS_3 != legacy
+    assert IS_KERAS_3 != has_keras_2()
