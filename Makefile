@@ -12,15 +12,18 @@ ADDONS = .venv-addons/bin/python
 PYTEST = -m pytest -q -n 2 --dist worksteal --durations=10
 LEGS = build/legs
 
-.PHONY: help demo test test-all lint types legs leg-main leg-legacy leg-addons native bench clean
+.PHONY: help demo test test-all test-matrix lint types legs leg-main leg-legacy leg-addons
+.PHONY: native wheel bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    examples/quickstart.py, in its own environment"
 	@echo "make test    lint, types and the tests on all three supported legs (half an hour)"
 	@echo "make test-all  the same with every test on every leg, however long (about 90 minutes)"
+	@echo "make test-matrix VERSIONS='2.18 2.20'  a short set of tests on other versions of TensorFlow"
 	@echo "make lint    ruff only"
 	@echo "make native  rebuilds the compiled library in the existing environments"
+	@echo "make wheel   the packages for users, in dist: see docs/releasing.md"
 	@echo "make bench   the benchmarks"
 	@echo "make clean   removes what these created, environments included"
 
@@ -37,6 +40,9 @@ test:
 
 test-all:
 	@$(MAKE) test PYTEST='$(PYTEST) --full'
+
+test-matrix:
+	@$(PYTHON) tests/matrix.py $(VERSIONS)
 
 lint: .venv/test
 	@echo "== Lint: ruff (seconds)"
@@ -73,6 +79,12 @@ leg-addons: .venv-addons/test
 	@echo "== Tests, addons leg: TensorFlow 2.15 with tensorflow-addons (minutes)"
 	@mkdir -p $(LEGS)
 	@$(ADDONS) $(PYTEST) tests | tee $(LEGS)/addons
+
+wheel: .venv/test
+	@echo "== Downloading TensorFlow 2.15 to 2.21, 4 GB, where build/tensorflow lacks them"
+	@$(MAIN) -m custom_ops.tensorflow_package build/tensorflow
+	@echo "== Building dist: the sources, and from them the wheel (10-20 minutes)"
+	@KERAS_NORMS_BUILD_FOR=$(CURDIR)/build/tensorflow KERAS_NORMS_BUILD_CUDA=skip $(MAIN) -m build
 
 bench: .venv/test
 	@echo "== Benchmarks: layers, family, monitor, resnet50, replicas, exporting (minutes); gpu.py needs a GPU and is run by hand"

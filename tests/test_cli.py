@@ -120,7 +120,8 @@ def builder(monkeypatch, tmp_path):
 
 def test_build_goes_into_the_cache(capsys, builder, tmp_path):
     assert cli.main(["build"]) == 0
-    name = f"{keras_norms.__version__}-tensorflow-{".".join(tf.__version__.split(".")[:2])}"
+    minor = ".".join(tf.__version__.split(".")[:2])
+    name = f"{keras_norms.__version__}-tensorflow-{minor}"
     assert builder == [(tmp_path / "keras_norms" / name, keras_norms.__version__, "auto")]
     text = printed(capsys)
     assert "compiled [one].cc" in text and "Built. `keras-norms doctor` says" in text
