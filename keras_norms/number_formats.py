@@ -18,7 +18,7 @@ __all__ = ["FORMATS", "FloatFormat", "block_floating_point", "quantize"]
 def quantize(x, format, rounding="nearest_even", subnormals=True, gradient_format=None, seed=None):
     """Rounds every value of `x` to a floating-point format, and keeps the dtype.
 
-        y = sign(x) min(quantum round(|x| / quantum), largest)
+        y = sign(x) * min(quantum * round(|x| / quantum), largest)
         quantum = 2^(max(exponent of x, emin) - mantissa_bits)
 
     Use it to train or run with the numbers that a small format has. It saves no memory: `y` is as
@@ -72,7 +72,7 @@ def block_floating_point(
 ):
     """Gives blocks of values along an axis a shared exponent, as in block floating point.
 
-        value = sign(x) quantum floor(|x| / quantum),    quantum = 2^(shared - mantissa_bits + 1)
+        value = sign(x) * quantum * floor(|x| / quantum),  quantum = 2^(shared - mantissa_bits + 1)
 
     A value with the shared exponent keeps `mantissa_bits` bits, with the leading 1; a smaller one
     keeps fewer, or becomes 0. Zeros have no exponent; NaN and infinities stay as they are and take
