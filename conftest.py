@@ -12,7 +12,11 @@ import tensorflow as tf
 
 pytest_plugins = ["tests.selection"]
 # Tests of packages that some legs do without.
-OPTIONAL = {"tensorflow_addons": "tests/test_addons.py", "jax": "tests/ops/test_jax.py"}
+OPTIONAL = {
+    "tensorflow_addons": "tests/test_addons.py",
+    "jax": "tests/ops/test_jax.py",
+    "nbclient": "tests/test_notebook.py",
+}
 collect_ignore = [file for name, file in OPTIONAL.items() if not importlib.util.find_spec(name)]
 REPLICAS = 4
 tf.config.set_logical_device_configuration(
