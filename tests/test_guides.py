@@ -9,7 +9,8 @@ import keras_norms
 
 pytestmark = pytest.mark.main_leg
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
+GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "docs" / "which-layer.md", *GUIDES]
 EACH_PAGE = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 
 
@@ -50,5 +51,5 @@ def test_the_readme_is_a_first_page():
 
 def test_the_readme_links_every_guide():
     text = (ROOT / "README.md").read_text()
-    for path in PAGES[1:]:
+    for path in GUIDES:
         assert f"docs/guides/{path.name}" in text
