@@ -12,7 +12,7 @@ ADDONS = .venv-addons/bin/python
 PYTEST = -m pytest -q -n 2 --dist worksteal --durations=10
 LEGS = build/legs
 
-.PHONY: help demo test test-all test-matrix lint types legs leg-main leg-legacy leg-addons
+.PHONY: help demo docs test test-all test-matrix lint types legs leg-main leg-legacy leg-addons
 .PHONY: native wheel bench clean
 .DEFAULT_GOAL := help
 
@@ -21,6 +21,7 @@ help:
 	@echo "make test    lint, types and the tests on all three supported legs (half an hour)"
 	@echo "make test-all  the same with every test on every leg, however long (about 90 minutes)"
 	@echo "make test-matrix VERSIONS='2.18 2.20'  a short set of tests on other versions of TensorFlow"
+	@echo "make docs    the documentation site, into build/site"
 	@echo "make lint    ruff only"
 	@echo "make native  rebuilds the compiled library in the existing environments"
 	@echo "make wheel   the packages for users, in dist: see docs/releasing.md"
@@ -31,6 +32,12 @@ demo: .venv/demo
 	@$(MAIN) -c 'import keras_norms; print("==", keras_norms.native_status().reason)' 2>/dev/null
 	@echo "== The example: examples/quickstart.py (1-2 minutes)"
 	@$(MAIN) examples/quickstart.py
+
+# Anything that is amiss fails: a link that leads nowhere, a page outside of the navigation.
+docs: export TF_CPP_MIN_LOG_LEVEL ?= 2
+docs: .venv/test
+	@echo "== The documentation site: build/site/index.html (half a minute)"
+	@$(MAIN) -m sphinx -q -W --keep-going -c docs/site -d build/doctrees . build/site
 
 test:
 	@$(MAKE) -s -j2 .venv/tensorflow .venv-addons/tensorflow
@@ -131,7 +138,7 @@ INSTALL = pip install -q --no-build-isolation
 
 .venv/test: $(METADATA) $(SOURCES) .venv/tensorflow
 	@echo "== Building the compiled library; installing the tools into .venv (2-4 minutes)"
-	@$(MAIN) -m $(INSTALL) -c requirements/main.txt -e '.[legacy,examples,experiments,jax,deploy,dev]'
+	@$(MAIN) -m $(INSTALL) -c requirements/main.txt -e '.[legacy,examples,experiments,jax,deploy,docs,dev]'
 	@touch $@
 
 .venv-addons/test: $(METADATA) $(SOURCES) .venv-addons/tensorflow

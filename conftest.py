@@ -15,6 +15,7 @@ pytest_plugins = ["tests.selection"]
 OPTIONAL = {
     "tensorflow_addons": "tests/test_addons.py",
     "jax": "tests/ops/test_jax.py",
+    "sphinx": "tests/test_site.py",
     "nbclient": "tests/test_notebook.py",
 }
 collect_ignore = [file for name, file in OPTIONAL.items() if not importlib.util.find_spec(name)]

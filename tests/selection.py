@@ -42,6 +42,8 @@ LONGEST = (
     "tests/native/",
     "tests/training/test_workers.py",
     "tests/test_examples.py",
+    "tests/test_notebook.py",
+    "tests/test_site.py",
     "tests/experiments/",
 )
 # For what the implementation of the kernels matters to.
