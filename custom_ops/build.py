@@ -108,6 +108,12 @@ def _host_units(compiler, tensorflow):
     if tensorflow.has_ffi:
         for source in _sources("xla_ffi/*.cc", but="_cuda.cc"):
             yield Unit(source, compiler, (*flags, *ffi_flags), against=against)
+    yield from _cpu_units(compiler)
+
+
+def _cpu_units(compiler):
+    """The kernels for CPUs, which include nothing that others wrote."""
+    flags = (*_FLAGS, *_HOST_FLAGS)
     for source in _sources("kernels/cpu/*.cc", but="_cpu.cc"):
         yield Unit(source, compiler, flags)
     for level, march in LEVELS.items():

@@ -17,15 +17,16 @@
 namespace keras_norms {
 
 inline std::string Decode(ffi::RemainingArgs args, ffi::RemainingRets rets,
-                          ffi::Dictionary attributes, MomentsArguments* arguments) {
-  Decoder decoder(kMoments, args, rets, attributes);
+                          ffi::Dictionary attributes, MomentsArguments* arguments,
+                          PairedVectors* pairs = nullptr) {
+  Decoder decoder(kMoments, args, rets, attributes, pairs);
   if (!decoder.problem().empty()) return decoder.problem();
   arguments->dtype = decoder.dtype();
   arguments->layout = decoder.layout();
   arguments->x = decoder.Data(0);
   arguments->weights = decoder.Data(1);
   arguments->count = decoder.VectorResult(0, arguments->layout.segments);
-  arguments->mean = decoder.VectorResult(1, arguments->layout.vector_size());
+  arguments->mean = decoder.MeanResult(1, arguments->layout.vector_size());
   arguments->m2 = decoder.VectorResult(2, arguments->layout.vector_size());
   return decoder.problem();
 }
@@ -50,8 +51,9 @@ inline std::string Decode(ffi::RemainingArgs args, ffi::RemainingRets rets,
 }
 
 inline std::string Decode(ffi::RemainingArgs args, ffi::RemainingRets rets,
-                          ffi::Dictionary attributes, SumsArguments* arguments) {
-  Decoder decoder(kSums, args, rets, attributes);
+                          ffi::Dictionary attributes, SumsArguments* arguments,
+                          PairedVectors* pairs = nullptr) {
+  Decoder decoder(kSums, args, rets, attributes, pairs);
   if (!decoder.problem().empty()) return decoder.problem();
   arguments->dtype = decoder.dtype();
   arguments->layout = decoder.layout();
@@ -71,8 +73,9 @@ inline std::string Decode(ffi::RemainingArgs args, ffi::RemainingRets rets,
 }
 
 inline std::string Decode(ffi::RemainingArgs args, ffi::RemainingRets rets,
-                          ffi::Dictionary attributes, BlendArguments* arguments) {
-  Decoder decoder(kBlend, args, rets, attributes);
+                          ffi::Dictionary attributes, BlendArguments* arguments,
+                          PairedVectors* pairs = nullptr) {
+  Decoder decoder(kBlend, args, rets, attributes, pairs);
   if (!decoder.problem().empty()) return decoder.problem();
   arguments->dtype = decoder.dtype();
   arguments->layout = decoder.layout();

@@ -3,8 +3,8 @@
 // Attributes: operands, the names of those that are passed, in the order of kernels/operands.h and
 // with a space between them; axis; segment_size; chunks (extremes); weighted (sums and blend); of
 // what rectifies, rectified, negative_slope and cap, which are false and 0 where they are missing; of
-// normalize and its gradient epsilon. Every
-// buffer is checked against the rules before a kernel sees it; what is wrong comes back as an error.
+// normalize and its gradient epsilon. Vectors that a kernel writes are float64, and with
+// PairedVectors as these say. Every buffer is checked against the rules before a kernel sees it; what is wrong comes back as an error.
 // The same for TensorFlow and JAX, host and CUDA: includes only xla/ffi/api/ffi.h and the kernels.
 
 #ifndef KERAS_NORMS_XLA_FFI_DECODE_H_
@@ -17,6 +17,7 @@
 
 #include "kernels/operands.h"
 #include "xla/ffi/api/ffi.h"
+#include "xla_ffi/paired_vectors.h"
 
 namespace keras_norms {
 
@@ -45,8 +46,12 @@ inline bool KernelType(ffi::DataType type, DataType* dtype) {
 class Decoder {
  public:
   Decoder(const Signature& signature, ffi::RemainingArgs args, ffi::RemainingRets rets,
-          ffi::Dictionary attributes)
-      : signature_(signature), args_(args), rets_(rets), buffers_(signature.size) {
+          ffi::Dictionary attributes, PairedVectors* pairs = nullptr)
+      : signature_(signature),
+        args_(args),
+        rets_(rets),
+        pairs_(pairs),
+        buffers_(signature.size) {
     problem_ = Read(attributes);
     if (problem_.empty()) problem_ = Check();
   }
@@ -64,6 +69,12 @@ class Decoder {
   }
   ChannelVector Vector(int i) const {
     if (!shapes_[i].present) return {};
+    if (IsPair(i)) {
+      const Sizes& sizes = shapes_[i].sizes;
+      const int64_t size = Product(sizes.data(), sizes.data() + sizes.size());
+      const bool is_double = buffers_[i].type == ffi::F64;
+      return {pairs_->Joined(buffers_[i].data, is_double, size), true, sizes.size() == 2};
+    }
     return {buffers_[i].data, buffers_[i].type == ffi::F64, shapes_[i].sizes.size() == 2};
   }
 
@@ -72,7 +83,11 @@ class Decoder {
 
   // Results, null where one is not as it has to be; the problem then says so.
   double* VectorResult(size_t i, int64_t size) {
-    return static_cast<double*>(Result(i, ffi::F64, size));
+    if (pairs_ == nullptr) return static_cast<double*>(Result(i, ffi::F64, size));
+    return NarrowResult(i, size, false);
+  }
+  double* MeanResult(size_t i, int64_t size) {
+    return pairs_ == nullptr ? VectorResult(i, size) : NarrowResult(i, size, true);
   }
   int64_t* PlaceResult(size_t i, int64_t size) {
     return static_cast<int64_t*>(Result(i, ffi::S64, size));
@@ -109,6 +124,17 @@ class Decoder {
     ffi::DataType type = ffi::DataType::INVALID;
   };
 
+  bool IsPair(int i) const {
+    return pairs_ != nullptr && std::string_view(signature_.operands[i].name) == "center";
+  }
+
+  double* NarrowResult(size_t i, int64_t size, bool is_pair) {
+    const ffi::DataType type = type_ == ffi::F64 ? ffi::F64 : ffi::F32;
+    void* target = Result(i, type, is_pair ? 2 * size : size);
+    if (target == nullptr) return nullptr;
+    return pairs_->Result(target, type == ffi::F64, is_pair, size);
+  }
+
   std::string Read(const ffi::Dictionary& attributes) {
     const auto names = attributes.get<std::string_view>("operands");
     const auto axis = attributes.get<int64_t>("axis");
@@ -142,6 +168,14 @@ class Decoder {
       const auto sizes = buffer->dimensions();
       shapes_[i] = {true, true, Sizes(sizes.begin(), sizes.end())};
       buffers_[i] = {buffer->untyped_data(), buffer->element_type()};
+      if (IsPair(i)) {
+        Sizes* pair = &shapes_[i].sizes;
+        if (pair->empty() || pair->front() != 2) {
+          return Sentence("a center must be [2, channels] or [2, segments, channels], high and low.",
+                          "another shape");
+        }
+        pair->erase(pair->begin());
+      }
       words >> word;
     }
     if (words || count != args_.size()) {
@@ -205,6 +239,7 @@ class Decoder {
   const Signature signature_;
   const ffi::RemainingArgs args_;
   const ffi::RemainingRets rets_;
+  PairedVectors* const pairs_;
   CallOptions options_;
   std::vector<OperandShape> shapes_;
   std::vector<Buffer> buffers_;

@@ -18,15 +18,35 @@ struct FreeAligned {
 
 template <typename Arguments, int64_t (*ScratchSize)(const Arguments&),
           void (*Kernel)(const Arguments&, void*, const ThreadPool&)>
+void Run(const Arguments& arguments, const ffi::ThreadPool& threads) {
+  const std::unique_ptr<void, FreeAligned> scratch(
+      ::operator new(ScratchSize(arguments), FreeAligned::kAlignment));
+  Helpers helpers(threads.num_threads());
+  Kernel(arguments, scratch.get(), helpers.pool());
+}
+
+template <typename Arguments, int64_t (*ScratchSize)(const Arguments&),
+          void (*Kernel)(const Arguments&, void*, const ThreadPool&)>
 ffi::Error Handle(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::RemainingRets rets,
                   ffi::Dictionary attributes) {
   Arguments arguments;
   const std::string problem = Decode(args, rets, attributes, &arguments);
   if (!problem.empty()) return ffi::Error::InvalidArgument(problem);
-  const std::unique_ptr<void, FreeAligned> scratch(
-      ::operator new(ScratchSize(arguments), FreeAligned::kAlignment));
-  Helpers helpers(threads.num_threads());
-  Kernel(arguments, scratch.get(), helpers.pool());
+  Run<Arguments, ScratchSize, Kernel>(arguments, threads);
+  return ffi::Error::Success();
+}
+
+// The same for a program without float64.
+template <typename Arguments, int64_t (*ScratchSize)(const Arguments&),
+          void (*Kernel)(const Arguments&, void*, const ThreadPool&)>
+ffi::Error HandlePairs(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::RemainingRets rets,
+                       ffi::Dictionary attributes) {
+  Arguments arguments;
+  PairedVectors pairs;
+  const std::string problem = Decode(args, rets, attributes, &arguments, &pairs);
+  if (!problem.empty()) return ffi::Error::InvalidArgument(problem);
+  Run<Arguments, ScratchSize, Kernel>(arguments, threads);
+  pairs.Write();
   return ffi::Error::Success();
 }
 
@@ -67,3 +87,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsNormalizeHost,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     KerasNormsNormalizeGradHost,
     (Handle<NormalizeGradArguments, NormalizeGradScratchCpu, NormalizeGradCpu>), Binding());
+
+// For JAX, in programs without float64.
+XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsMomentsPairsHost,
+                              (HandlePairs<MomentsArguments, MomentsScratchCpu, MomentsCpu>),
+                              Binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsSumsPairsHost,
+                              (HandlePairs<SumsArguments, SumsScratchCpu, SumsCpu>), Binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(KerasNormsBlendPairsHost,
+                              (HandlePairs<BlendArguments, BlendScratchCpu, BlendCpu>), Binding());
