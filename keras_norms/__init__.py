@@ -1,5 +1,7 @@
 """Batch normalization for TensorFlow and Keras where batches are small, split or padded."""
 
+import importlib
+import importlib.util
 import os
 import sys
 
@@ -11,15 +13,34 @@ def _is_command():
     return os.path.basename((sys.argv or [""])[0]) in ("keras-norms", "keras-norms.exe")
 
 
-if not _is_command():
+def _wants_layers():
+    """Whether to import the layers now: Keras loads no model with one that it has not met.
+
+    A process that has imported JAX and not TensorFlow wants `keras_norms.jax`, which needs none.
+    """
+    if sys.modules.get("tensorflow"):
+        return True
+    return "jax" not in sys.modules and importlib.util.find_spec("tensorflow") is not None
+
+
+if not _is_command() and _wants_layers():
     from keras_norms.api import *  # noqa: F403
 
 
 def __getattr__(name):
     """Where the import above was left out, the first use of a public name makes up for it."""
-    import importlib
-
+    if name == "jax":
+        return importlib.import_module("keras_norms.jax")
+    unknown = AttributeError(f"module 'keras_norms' has no attribute {name!r}")
+    if name.startswith("_"):
+        raise unknown
     try:
         return getattr(importlib.import_module("keras_norms.api"), name)
     except AttributeError:
-        raise AttributeError(f"module 'keras_norms' has no attribute {name!r}") from None
+        raise unknown from None
+    except ModuleNotFoundError as error:
+        if error.name != "tensorflow":
+            raise
+        raise ImportError(
+            f"keras_norms.{name} needs TensorFlow, which is not installed. keras_norms.jax does not."
+        ) from error
