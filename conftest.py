@@ -13,12 +13,13 @@ import tensorflow as tf
 pytest_plugins = ["tests.selection"]
 # Tests of packages that some legs do without.
 OPTIONAL = {
-    "tensorflow_addons": "tests/test_addons.py",
-    "jax": "tests/ops/test_jax.py",
-    "sphinx": "tests/test_site.py",
-    "nbclient": "tests/test_notebook.py",
+    "tests/test_addons.py": "tensorflow_addons",
+    "tests/ops/test_jax.py": "jax",
+    "tests/jax": "jax",
+    "tests/test_site.py": "sphinx",
+    "tests/test_notebook.py": "nbclient",
 }
-collect_ignore = [file for name, file in OPTIONAL.items() if not importlib.util.find_spec(name)]
+collect_ignore = [path for path, name in OPTIONAL.items() if not importlib.util.find_spec(name)]
 REPLICAS = 4
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * REPLICAS
@@ -32,6 +33,12 @@ def doctest_names(doctest_namespace):
     from keras_norms.keras_api import keras
 
     doctest_namespace.update(tf=tf, np=np, keras=keras, keras_norms=keras_norms)
+    if importlib.util.find_spec("jax"):
+        import jax.numpy as jnp
+
+        import keras_norms.jax
+
+        doctest_namespace.update(jnp=jnp)
 
 
 @pytest.fixture

@@ -41,6 +41,5 @@ def __getattr__(name):
     except ModuleNotFoundError as error:
         if error.name != "tensorflow":
             raise
-        raise ImportError(
-            f"keras_norms.{name} needs TensorFlow, which is not installed. keras_norms.jax does not."
-        ) from error
+        needs = f"keras_norms.{name} needs TensorFlow, which is not installed."
+        raise ImportError(f"{needs} keras_norms.jax needs none.") from error

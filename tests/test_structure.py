@@ -20,7 +20,7 @@ GROUND = {
 }
 ROOMS = (
     {"compiled"},  # As files: without TensorFlow.
-    {"ops"},
+    {"ops", "jax"},
     {"statistics", "number_formats"},
     {"layers"},
     {"models"},
