@@ -23,6 +23,7 @@ from setuptools.errors import CompileError
 from . import system_symbols
 from .build import build
 from .compiler import BuildError
+from .jax_library import build_for_jax, installed_headers
 from .tensorflow_package import installed_tensorflow, tensorflows_in
 
 # Tells setuptools that there is something to compile; the sources are found by build.py.
@@ -59,6 +60,29 @@ class BuildNative(build_ext):
             self.warn(
                 f"keras_norms is installed without its compiled library. {error} "
                 "Layers run on plain TensorFlow; `keras-norms build` builds the library later."
+            )
+        self._build_for_jax(package / "jax", native)
+
+    def _build_for_jax(self, folder, native):
+        """Builds the library for JAX; who has no JAX gets none."""
+        try:
+            headers = _ffi_headers()
+        except BuildError:
+            return
+        try:
+            build_for_jax(folder, self.distribution.get_version(), headers=headers)
+            if not self.inplace:
+                (folder / ".lock").unlink()
+            if _is_for_all():
+                for library in folder.glob("*.so"):
+                    system_symbols.check(library)
+        except BuildError as error:
+            switch = _switch_that_requires(native, "auto")
+            if switch:
+                raise CompileError(f"{switch}: {error}") from error
+            self.warn(
+                f"keras_norms.jax is installed without its compiled library. {error} It runs on "
+                "plain JAX; `keras-norms build --for jax` builds the library later."
             )
 
     def get_outputs(self):
@@ -131,3 +155,11 @@ def _tensorflows():
     if _is_for_all():
         return tensorflows_in(os.environ["KERAS_NORMS_BUILD_FOR"])
     return [installed_tensorflow()]
+
+
+def _ffi_headers():
+    """JAX's, or in a wheel for everybody those of the newest TensorFlow.
+
+    A library fits other versions of the FFI too, as long as XLA keeps them compatible.
+    """
+    return _tensorflows()[-1].include if _is_for_all() else installed_headers()

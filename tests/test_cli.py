@@ -112,7 +112,10 @@ def builder(monkeypatch, tmp_path):
         if cuda == "require":
             raise BuildError("nvcc was not found.")
 
-    module = types.SimpleNamespace(build=build, BuildError=BuildError)
+    def build_for_jax(folder, version, *, report):
+        calls.append((folder, version, "jax"))
+
+    module = types.SimpleNamespace(build=build, build_for_jax=build_for_jax, BuildError=BuildError)
     monkeypatch.setattr(build_command, "custom_ops", lambda name: module)
     monkeypatch.setenv("KERAS_NORMS_CACHE", str(tmp_path))
     return calls
@@ -131,6 +134,14 @@ def test_build_elsewhere_says_where_layers_look(capsys, builder, tmp_path):
     assert cli.main(["build", "--output", "here", "--cuda", "skip"]) == 0
     assert builder == [(pathlib.Path("here").absolute(), keras_norms.__version__, "skip")]
     assert f"Layers find it as {library.cache_folder()}." in printed(capsys)
+
+
+@pytest.mark.main_leg
+def test_build_for_jax_goes_where_it_is_looked_for(capsys, builder, tmp_path):
+    assert cli.main(["build", "--for", "jax"]) == 0
+    version = keras_norms.__version__
+    assert builder == [(tmp_path / "keras_norms" / f"{version}-jax", version, "jax")]
+    assert "Built. `keras_norms.jax.native_status()` says" in printed(capsys)
 
 
 def test_build_that_fails_says_why(capsys, builder):

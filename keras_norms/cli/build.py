@@ -1,4 +1,4 @@
-"""`keras-norms build`: builds the compiled library for the TensorFlow that is installed."""
+"""`keras-norms build`: builds the compiled library for the installed TensorFlow, or for JAX."""
 
 import importlib
 import pathlib
@@ -6,7 +6,6 @@ import sys
 
 from rich.console import Console
 
-from keras_norms.ops import library
 from keras_norms.printable import printable
 from keras_norms.version import __version__
 
@@ -18,24 +17,40 @@ def run(options):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     console = Console()
-    builder = custom_ops("build")
+    is_for_jax = options.target == "jax"
+    try:
+        library = importlib.import_module(f"keras_norms.{'jax' if is_for_jax else 'ops'}.library")
+    except ImportError as error:
+        return _failed(error)
     try:
         cache = library.cache_folder()
         folder = pathlib.Path(options.output or cache).absolute()
         if folder == cache:
             library.check_cache()
-        duration = "1-2 minutes, with nvcc 2-4 (`--cuda skip` leaves it out)"
+        duration = "1-2 minutes"
+        if not is_for_jax:
+            duration += ", with nvcc 2-4 (`--cuda skip` leaves it out)"
         report(f"Building into {printable(folder)}; {duration}.")
-        builder.build(folder, __version__, cuda=options.cuda, report=report)
+        if is_for_jax:
+            custom_ops("jax_library").build_for_jax(folder, __version__, report=report)
+        else:
+            custom_ops("build").build(folder, __version__, cuda=options.cuda, report=report)
     except (custom_ops("compiler").BuildError, library.Refused, OSError) as error:
-        lines = f"The compiled library was not built. {error!s}".splitlines()
-        print(*map(printable, lines), sep="\n", file=sys.stderr)
-        return 1
-    if folder in (library.package_folder(), cache):
-        report("Built. `keras-norms doctor` says whether layers run on it.")
+        return _failed(error)
+    if folder not in (library.package_folder(), cache):
+        finder = "keras_norms.jax finds" if is_for_jax else "Layers find"
+        report(f"Built. {finder} it as {printable(cache)}.")
+    elif is_for_jax:
+        report("Built. `keras_norms.jax.native_status()` says whether it is in use.")
     else:
-        report(f"Built. Layers find it as {printable(cache)}.")
+        report("Built. `keras-norms doctor` says whether layers run on it.")
     return 0
+
+
+def _failed(error):
+    lines = f"The compiled library was not built. {error!s}".splitlines()
+    print(*map(printable, lines), sep="\n", file=sys.stderr)
+    return 1
 
 
 def custom_ops(name):

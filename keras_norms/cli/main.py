@@ -42,6 +42,13 @@ def _doctor(add):
 
 def _build(add):
     add(
+        "--for",
+        choices=("tensorflow", "jax"),
+        default="tensorflow",
+        dest="target",
+        help="what runs on it: layers, or keras_norms.jax; default tensorflow",
+    )
+    add(
         "--cuda",
         choices=("auto", "require", "skip"),
         default=os.environ.get("KERAS_NORMS_BUILD_CUDA") or "auto",
