@@ -138,6 +138,7 @@ INSTALL = pip install -q --no-build-isolation
 
 .venv/test: $(METADATA) $(SOURCES) .venv/tensorflow
 	@echo "== Building the compiled library; installing the tools into .venv (2-4 minutes)"
+	@$(MAIN) -m pip install -q -c requirements/main.txt jax  # What is built for has to be there.
 	@$(MAIN) -m $(INSTALL) -c requirements/main.txt -e '.[legacy,examples,experiments,jax,deploy,docs,dev]'
 	@touch $@
 

@@ -1,67 +1,42 @@
-"""The compiled kernels in JAX: the same FFI handlers, registered through `jax.ffi`.
+"""The compiled kernels in JAX as TensorFlow's XLA calls them, with float64 vectors.
 
-A batch norm made of them, forward and backward, against NumPy in float64; wrong buffers are errors.
+What `keras_norms.jax` computes with them is in tests/jax; here are the others, and that wrong
+buffers are errors.
 """
 
-import concurrent.futures
 import ctypes
-import pathlib
-import shutil
-import subprocess
+import os
 
 import jax
 import numpy as np
 import pytest
 
-from tests import oracles
+from keras_norms.jax import library
 
 pytestmark = pytest.mark.main_leg
 jnp = jax.numpy
-EPSILON = 1e-3
-SOURCES = pathlib.Path(__file__).parents[2] / "custom_ops"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def float64():
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
+    with jax.enable_x64(True):
+        yield
 
 
 @pytest.fixture(scope="module")
-def handlers(tmp_path_factory):
-    """Builds the host handlers, without TensorFlow and for one level, and registers them."""
-    compiler = shutil.which("g++") or shutil.which("c++")
-    assert compiler, "These tests need a C++ compiler, g++ or c++."
-    folder = tmp_path_factory.mktemp("jax")
-    flags = ["-std=c++17", "-O0", "-fPIC", f"-I{SOURCES}", f"-I{SOURCES / 'kernels'}"]
-    commands = [["xla_ffi/handlers_host.cc", f"-isystem{jax.ffi.include_dir()}"]]
-    commands += [["kernels/cpu/dispatch.cc"], ["kernels/cpu/add_at.cc"]]
-    commands += [["kernels/cpu/helpers.cc"], ["kernels/cpu/normalize.cc"]]
-    for name in ("moments", "extremes", "sums", "blend", "round"):
-        commands += [[f"kernels/cpu/{name}_cpu.cc", "-DKERAS_NORMS_LEVEL=baseline"]]
-
-    def compiled(numbered):
-        number, (source, *options) = numbered
-        made = folder / f"{number}.o"
-        subprocess.run([compiler, *flags, *options, "-c", SOURCES / source, "-o", made], check=True)
-        if source.endswith("dispatch.cc"):  # It names all levels; where weak, they may be missing.
-            others = [f"--weaken-symbol=*keras_norms2{level}*" for level in ("v3", "v4")]
-            subprocess.run(["objcopy", "--wildcard", *others, made], check=True)
-        return made
-
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compiled, enumerate(commands)))
-    subprocess.run([compiler, "-shared", *objects, "-o", folder / "handlers.so"], check=True)
-    library = ctypes.CDLL(str(folder / "handlers.so"))
-    for name in ("moments", "extremes", "add_at", "sums", "blend", "round"):
+def handlers():
+    """Registers the handlers of the library for JAX that are not its own."""
+    status = library.native_status()
+    if not status.available:
+        required = os.environ.get("KERAS_NORMS_TEST_NATIVE") == "require"
+        (pytest.fail if required else pytest.skip)(status.reason)
+    places = library.package_folder(), library.cache_folder()
+    folder = next(place for place in places if place.is_dir())
+    loaded = ctypes.CDLL(str(next(folder.glob("_native-*.so"))))
+    for name in ("moments", "extremes", "add_at", "sums", "blend"):
         symbol = f"KerasNorms{name.title().replace('_', '')}Host"
-        capsule = jax.ffi.pycapsule(getattr(library, symbol))
+        capsule = jax.ffi.pycapsule(getattr(loaded, symbol))
         jax.ffi.register_ffi_target(f"keras_norms_{name}", capsule, platform="cpu")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("KERAS_NORMS_CPU", "baseline")
-        yield
 
 
 def call(target, results, axis, segment_size=0, weighted=False, chunks=1, **operands):
@@ -72,71 +47,10 @@ def call(target, results, axis, segment_size=0, weighted=False, chunks=1, **oper
     )
     if target == "keras_norms_extremes":
         attributes["chunks"] = np.int64(chunks)
-    elif target != "keras_norms_moments":
+    elif "moments" not in target:
         attributes["weighted"] = weighted
     results = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in results]
     return jax.ffi.ffi_call(target, results)(*operands.values(), **attributes)
-
-
-def batch_norm(x, dy, gamma, beta, weights, axis):
-    """y, and the gradients of sum(y * dy): dx, dgamma, dbeta."""
-    vector = ((x.shape[axis],), jnp.float64)
-    options = dict(axis=axis, weights=weights)
-    count, mean, m2 = call(
-        "keras_norms_moments", [((1,), jnp.float64), vector, vector], x=x, **options
-    )
-    inverse = 1.0 / jnp.sqrt(m2 / count + EPSILON)
-    options["center"] = mean
-    whole = [(x.shape, x.dtype)]
-    (y,) = call("keras_norms_blend", whole, v=x, b=gamma * inverse, c=beta, **in_order(options))
-    sum_dy, sum_dy_x = call("keras_norms_sums", [vector, vector], u=dy, v=x, **in_order(options))
-    (dx,) = call(
-        "keras_norms_blend",
-        whole,
-        u=dy,
-        v=x,
-        a=gamma * inverse,
-        b=-gamma * inverse**3 * sum_dy_x / count,
-        c=-gamma * inverse * sum_dy / count,
-        weighted=weights is not None,
-        **in_order(options),
-    )
-    return y, dx, inverse * sum_dy_x, sum_dy
-
-
-def in_order(options):
-    return {name: options[name] for name in ("axis", "center", "weights")}
-
-
-@pytest.mark.parametrize("has_weights", [False, True], ids=["plain", "weights"])
-@pytest.mark.parametrize(
-    "shape, axis, dtype",
-    [
-        *(((6, 5, 4, 7), 3, dtype) for dtype in ("float32", "float64", "float16", "bfloat16")),
-        ((6, 3, 5, 4), 1, "float32"),
-        ((33, 65), 1, "float32"),
-    ],
-    ids=str,
-)
-def test_batch_norm(handlers, rng, shape, axis, dtype, has_weights):
-    x, dy = (jnp.asarray(rng.normal(mean, 1.0, shape), dtype) for mean in (3.0, 0.0))
-    gamma, beta = rng.normal(size=(2, shape[axis]))
-    weights = None
-    if has_weights:
-        weights = rng.integers(0, 2, [1 if i == axis else n for i, n in enumerate(shape)])
-        x = jnp.where(weights == 0, jnp.asarray(np.nan, dtype), x)
-        weights = jnp.asarray(weights, "float64" if dtype == "float64" else "float32")
-    found = jax.jit(batch_norm, static_argnames="axis")(x, dy, gamma, beta, weights, axis=axis)
-
-    exact, exact_dy = np.asarray(x, np.float64), np.asarray(dy, np.float64)
-    wide = [n if i == axis else 1 for i, n in enumerate(shape)]
-    scale, shift = gamma.reshape(wide), beta.reshape(wide)
-    y, _ = oracles.batch_norm(exact, scale, shift, EPSILON, axis, weights)
-    expected = oracles.batch_norm_gradients(exact, exact_dy, scale, EPSILON, axis, weights)
-    vectors = [np.ravel(gradient) for gradient in expected[1:]]
-    for actual, wanted in zip(found, [y, expected[0], *vectors], strict=True):
-        precision = "float32" if dtype != "float64" and wanted.ndim == 1 else dtype
-        oracles.assert_close(np.asarray(actual, np.float64), wanted, precision, 120, 4.0)
 
 
 def test_segments(handlers, rng):
@@ -225,3 +139,18 @@ def test_rejects_wrong_buffers(handlers, case):
 def test_rejects_missing_results(handlers):
     with pytest.raises(Exception, match="result 1 must have 3 values of float64"):
         jax.block_until_ready(call("keras_norms_sums", [VECTOR], axis=1, u=X, v=X))
+
+
+PAIRS = {
+    "center": (dict(u=X, v=X, center=np.ones(3)), "a center must be .2, channels. or .2, segments"),
+    "segments": (dict(u=X, v=X, center=np.ones((2, 2, 3))), "a vector must be"),
+    "result": (dict(u=X, v=X, center=np.ones((2, 3))), "result 0 must have 3 values of the act"),
+}
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_kernels_with_pairs_reject_wrong_buffers(handlers, case):
+    operands, sentence = PAIRS[case]
+    with pytest.raises(Exception, match=sentence):
+        found = call("keras_norms_sums_pairs", [VECTOR, VECTOR], axis=1, **operands)
+        jax.block_until_ready(found)
