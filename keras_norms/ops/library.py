@@ -137,7 +137,8 @@ def _others():
     versions, refusals = set(), []
     try:
         for folder in sorted((*PACKAGE_FOLDER.glob("*"), *cache_root().glob("*"))):
-            if folder in (package_folder(), cache_folder()):
+            is_for_jax = folder.name.endswith("jax")  # Another matter: keras_norms/jax/library.py.
+            if is_for_jax or folder in (package_folder(), cache_folder()):
                 continue
             try:
                 built = description(folder, _FIELDS)

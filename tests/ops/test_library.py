@@ -78,6 +78,11 @@ def test_libraries_for_other_versions_tell_why_there_is_none(places, opened):
     )
 
 
+def test_one_for_jax_is_none_for_tensorflow(places, opened):
+    put(library.PACKAGE_FOLDER / "jax")
+    assert library.load().reason.startswith("The compiled library is not built.") and not opened
+
+
 def test_one_for_another_patch_of_the_same_minor_version_is_loaded(places, opened):
     put(places[0], tensorflow=f"{MINOR}.77")
     assert library.load().ops == opened[0]
