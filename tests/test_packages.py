@@ -103,19 +103,20 @@ def test_a_library_that_needs_a_newer_system_is_refused(native, monkeypatch):
 
 
 @pytest.fixture
-def build_py(monkeypatch, tmp_path):
+def build_native(monkeypatch, tmp_path):
     """What builds the libraries of a wheel, without compiling."""
     from setuptools import Distribution
 
     folders = []
 
-    def build(folder, version, *, tensorflow, cuda):
+    def build(folder, version, **options):
         folder.mkdir(parents=True)
         (folder / ".lock").touch()
         (folder / "_native-0123.so").touch()
         folders.append(folder.name)
 
     monkeypatch.setattr(setuptools_commands, "build", build)
+    monkeypatch.setattr(setuptools_commands, "build_for_jax", build)
     monkeypatch.setattr(system_symbols, "check", lambda path: {})
     command = setuptools_commands.BuildNative(Distribution({"name": "x", "version": "1.2.3"}))
     command.build_lib, command.inplace = str(tmp_path / "lib"), False
@@ -123,24 +124,24 @@ def build_py(monkeypatch, tmp_path):
     return command
 
 
-def test_a_wheel_for_all_has_a_library_for_each_version(build_py, monkeypatch, tmp_path):
+def test_a_wheel_for_all_has_a_library_for_each_version(build_native, monkeypatch, tmp_path):
     for release in RELEASES.values():
         (tmp_path / "all" / release / "tensorflow" / "include").mkdir(parents=True)
     monkeypatch.setenv("KERAS_NORMS_BUILD_FOR", str(tmp_path / "all"))
-    build_py.run()
-    assert build_py.folders == [f"tensorflow-{minor}" for minor in RELEASES]
+    build_native.run()
+    assert build_native.folders == [*(f"tensorflow-{minor}" for minor in RELEASES), "jax"]
 
 
-def test_a_wheel_for_all_fails_where_one_library_is_missing(build_py, monkeypatch, tmp_path):
+def test_a_wheel_for_all_fails_where_one_library_is_missing(build_native, monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_NORMS_BUILD_FOR", str(tmp_path / "none"))
     with pytest.raises(
         CompileError, match=r"KERAS_NORMS_BUILD_FOR: TensorFlow 2\.15\.1 must be in"
     ):
-        build_py.run()
+        build_native.run()
 
 
 def test_a_wheel_for_all_fails_where_a_library_needs_a_newer_system(
-    build_py, monkeypatch, tmp_path
+    build_native, monkeypatch, tmp_path
 ):
     for release in RELEASES.values():
         (tmp_path / "all" / release / "tensorflow" / "include").mkdir(parents=True)
@@ -151,7 +152,7 @@ def test_a_wheel_for_all_fails_where_a_library_needs_a_newer_system(
 
     monkeypatch.setattr(system_symbols, "check", check)
     with pytest.raises(CompileError, match="_native-0123.so needs GLIBC_2.34"):
-        build_py.run()
+        build_native.run()
 
 
 @pytest.mark.main_leg

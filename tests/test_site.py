@@ -98,6 +98,7 @@ def test_every_public_name_is_in_the_reference(site):
         own = set(getattr(module, "__all__", ())) - set(keras_norms.api.__all__)
         names |= {f"{module.__name__}.{name}" for name in own}
     names |= {"keras_norms.ops.batch_moments", "keras_norms.schedules.LinearRamp"}
+    names |= {f"keras_norms.jax.{name}" for name in keras_norms.jax.__all__}
     assert len(names) > 45
     assert not names - described
 

@@ -75,7 +75,7 @@ def link_names(app, doctree):
 def public_names():
     """How text names what is public, and its path: `Drift` is keras_norms.diagnostics.Drift."""
     names = {}
-    for name in keras_norms.api.__all__:
+    for name in (*keras_norms.api.__all__, "jax"):
         item = getattr(keras_norms, name)
         if not inspect.ismodule(item):
             names[name] = f"keras_norms.{name}"
@@ -83,7 +83,8 @@ def public_names():
         for inner in public_names_of(item):
             path = f"keras_norms.{name}.{inner}"
             names.setdefault(inner, path)
-            names[f"{name}.{inner}"] = names[inner]  # Where the package has it too, there.
+            # Where the package has it too, there; JAX has functions of its own by the same names.
+            names[f"{name}.{inner}"] = path if name == "jax" else names[inner]
     return names
 
 
