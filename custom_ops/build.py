@@ -103,7 +103,7 @@ def _host_units(compiler, tensorflow):
     against = tensorflow.version
     # The operations come first because they take longest.
     for source in _sources("ops/*.cc", but="gpu_kernels.cc"):
-        all_flags = (*flags, *ffi_flags, *tensorflow.compile_flags)
+        all_flags = (*flags, *ffi_flags, *tensorflow.compile_flags, *tensorflow.host_flags)
         yield Unit(source, compiler, all_flags, against=against)
     if tensorflow.has_ffi:
         for source in _sources("xla_ffi/*.cc", but="_cuda.cc"):

@@ -69,8 +69,12 @@ class TensorFlow:
         include = [flag for folder in folders for flag in ("-isystem", str(folder))]
         # As TensorFlow was: checks in its headers call functions that not every version exports.
         minor = f"-DKERAS_NORMS_TENSORFLOW_MINOR={self.minor.split('.')[1]}"
-        names = f"-ffile-prefix-map={self.include}=tensorflow"
-        return (*include, *self.definitions, "-DNDEBUG", minor, names)
+        return (*include, *self.definitions, "-DNDEBUG", minor)
+
+    @property
+    def host_flags(self):
+        """Of the host compiler only: messages in the headers name no folder of this machine."""
+        return (f"-ffile-prefix-map={self.include}=tensorflow",)
 
     @property
     def ffi_flags(self):

@@ -70,6 +70,8 @@ def test_cuda_units_are_for_every_architecture_and_later_ones(tensorflow, monkey
     names = {unit.source.name for unit in units}
     assert "gpu_kernels.cc" in names
     assert ("handlers_cuda.cc" in names) is tensorflow.has_ffi
+    # nvcc does not know options of the host compiler, such as -ffile-prefix-map.
+    assert not [flag for unit in units for flag in unit.flags if flag.startswith("-f")]
 
 
 def test_rejects_invalid_architectures(monkeypatch):
