@@ -120,6 +120,8 @@ class Workshop:
             made = Path(scratch, path.name)
             # Nothing but warnings; the user sees them.
             warnings = output_of([*command, "-o", str(made)], label).strip()
+            if not made.is_file():
+                raise BuildError(f"{Path(command[0]).name} made no file of {label}.")
             os.replace(made, path)
         self._report(f"{verb:<9}  {label}" + (f"\n{warnings}" if warnings else ""))
         return path

@@ -38,6 +38,8 @@ def check(path):
         BuildError: if one is newer than systems of the wheel's tag have.
     """
     needed = needed_versions(path)
+    if not needed:
+        raise BuildError(f"objdump finds no versions of symbols in {Path(path).name}.")
     for name, version in needed.items():
         if version > LIMITS[name]:
             raise BuildError(

@@ -121,14 +121,15 @@ def downloaded_tensorflow(release, folder, report=print):
     unpacked = Path(folder, release)
     if not unpacked.is_dir():
         report(f"downloading TensorFlow {release}, 0.6 GB")
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            try:
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 with zipfile.ZipFile(_download(release, scratch)) as wheel:
                     wheel.extractall(Path(scratch, release), filter(_is_needed, wheel.namelist()))
                 os.replace(Path(scratch, release), unpacked)
-            except (OSError, zipfile.BadZipFile) as error:
-                raise BuildError(f"TensorFlow {release} cannot be unpacked: {error}.") from error
+        except (OSError, zipfile.BadZipFile) as error:
+            message = f"TensorFlow {release} cannot be unpacked into {folder}: {error}."
+            raise BuildError(message) from error
     return TensorFlow(release, unpacked / "tensorflow")
 
 
@@ -140,7 +141,7 @@ def tensorflows_in(folder):
     """
     found = [TensorFlow(name, Path(folder, name, "tensorflow")) for name in RELEASES.values()]
     for tensorflow in found:
-        if not tensorflow.include.is_dir():
+        if not (tensorflow.include / "tensorflow").is_dir():
             raise BuildError(
                 f"TensorFlow {tensorflow.version} must be in {folder}. Download it with "
                 f"`python -m custom_ops.tensorflow_package {folder}`."

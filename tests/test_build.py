@@ -133,6 +133,12 @@ def test_an_error_names_the_file_and_warnings_are_shown(sources, tmp_path):
         workshop.compile(units_of(sources))
 
 
+def test_a_compiler_that_makes_nothing_is_named(sources, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "true")
+    with pytest.raises(BuildError, match="true made no file of "):
+        Workshop(tmp_path / "objects", print).compile(units_of(sources))
+
+
 @pytest.fixture
 def imitated(monkeypatch, tmp_path):
     """Both libraries are one existing file; nothing is compiled."""

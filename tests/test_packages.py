@@ -82,6 +82,12 @@ def test_a_download_that_fails_leaves_nothing(monkeypatch, tmp_path):
     assert not list((tmp_path / "new").iterdir())
 
 
+def test_a_folder_that_cannot_be_one_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(BuildError, match="TensorFlow 2.18.1 cannot be unpacked into .*file: "):
+        downloaded_tensorflow("2.18.1", tmp_path / "file")
+
+
 def test_a_missing_package_is_named(tmp_path):
     with pytest.raises(BuildError, match=r"TensorFlow 2\.15\.1 must be in .*Download it with"):
         tensorflows_in(tmp_path)
@@ -100,6 +106,9 @@ def test_a_library_that_needs_a_newer_system_is_refused(native, monkeypatch):
         system_symbols.check(path)
     with pytest.raises(BuildError, match="objdump failed on no_library"):
         system_symbols.check("no_library")
+    monkeypatch.setenv("OBJDUMP", "true")
+    with pytest.raises(BuildError, match="objdump finds no versions of symbols in _native-"):
+        system_symbols.check(path)
 
 
 @pytest.fixture
@@ -126,7 +135,7 @@ def build_native(monkeypatch, tmp_path):
 
 def test_a_wheel_for_all_has_a_library_for_each_version(build_native, monkeypatch, tmp_path):
     for release in RELEASES.values():
-        (tmp_path / "all" / release / "tensorflow" / "include").mkdir(parents=True)
+        (tmp_path / "all" / release / "tensorflow/include/tensorflow").mkdir(parents=True)
     monkeypatch.setenv("KERAS_NORMS_BUILD_FOR", str(tmp_path / "all"))
     build_native.run()
     assert build_native.folders == [*(f"tensorflow-{minor}" for minor in RELEASES), "jax"]
@@ -144,7 +153,7 @@ def test_a_wheel_for_all_fails_where_a_library_needs_a_newer_system(
     build_native, monkeypatch, tmp_path
 ):
     for release in RELEASES.values():
-        (tmp_path / "all" / release / "tensorflow" / "include").mkdir(parents=True)
+        (tmp_path / "all" / release / "tensorflow/include/tensorflow").mkdir(parents=True)
     monkeypatch.setenv("KERAS_NORMS_BUILD_FOR", str(tmp_path / "all"))
 
     def check(path):

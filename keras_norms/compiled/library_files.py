@@ -10,6 +10,7 @@ The same name always means the same content, so files of two builds never mix.
 import hashlib
 import json
 import os
+import re
 import stat
 from typing import Any
 
@@ -53,10 +54,17 @@ def description(folder, fields, trusted=None):
         return None
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise Refused(f"has no readable _native.json: {printable(error)}.") from error
+    if not wrong and not all(map(_is_digest, built["files"].values())):
+        wrong = ["files"]
     if wrong:
         raise Refused(f"has no readable _native.json: {wrong[0]!r} is missing or of a wrong type.")
     check_fits("keras_norms", built["keras_norms"], __version__)
     return built
+
+
+def _is_digest(value):
+    """Whether it is a SHA-256 in hexadecimal, a part of which is in the name of a file."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def check_fits(name, version, here):

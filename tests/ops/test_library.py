@@ -98,7 +98,15 @@ def test_an_unreadable_description_is_refused(places, opened, text):
 
 
 @pytest.mark.parametrize(
-    "changes", [dict(xla=None), dict(cuda_runtime="13"), dict(files=3), dict(sources=None)]
+    "changes",
+    [
+        dict(xla=None),
+        dict(cuda_runtime="13"),
+        dict(files=3),
+        dict(files={"_native.so": "ab\0cd"}),
+        dict(files={"_native.so": "../../other"}),
+        dict(sources=None),
+    ],
 )
 def test_an_incomplete_description_is_refused(places, opened, changes):
     put(places[0], **changes)
