@@ -1,12 +1,12 @@
 """Which tests a session runs: everything with `--full`, otherwise what its leg can tell.
 
 The legs are `main` (Keras 3), `legacy` (the same TensorFlow with Keras 2), `addons` (the oldest
-TensorFlow, with Keras 2) and `between` (every other TensorFlow, with either Keras). Everything runs
-on every leg, except for tests with one of these marks:
+TensorFlow, with Keras 2), `between` and `between_legacy` (every other TensorFlow, with Keras 3 and
+Keras 2). Everything runs on every leg, except for tests with one of these marks:
 
     full              on no leg: it takes long
     main_leg          on main only: it says nothing new on the other legs
-    each_tensorflow   not on legacy: it does not depend on Keras
+    each_tensorflow   not on legacy and between_legacy: it does not depend on Keras
     each_keras        on main and legacy: it depends on Keras and takes long
 
 `--conformance` runs `CONFORMANCE` only, a few minutes that tell whether a version is fit for use.
@@ -54,7 +54,7 @@ def leg():
     if tf.__version__.startswith("2.15."):
         return "addons"
     if not tf.__version__.startswith("2.21."):
-        return "between"
+        return "between_legacy" if has_keras_2() else "between"
     return "legacy" if has_keras_2() else "main"
 
 
