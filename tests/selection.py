@@ -9,8 +9,6 @@ Keras 2). Everything runs on every leg, except for tests with one of these marks
     each_tensorflow   not on legacy and between_legacy: it does not depend on Keras
     each_keras        on main and legacy: it depends on Keras and takes long
 
-`--conformance` runs `CONFORMANCE` only, a few minutes that tell whether a version is fit for use.
-
 Tests with one of `keras_2`, `keras_3`, `addons` and `gpu` run where there is what they need, with
 `--full` too. Marks are put on a test, on one of its parameters, or on a file with `pytestmark`.
 """
@@ -27,16 +25,6 @@ MARKS = {
     "each_tensorflow": ("main", "addons", "between"),
     "each_keras": ("main", "legacy"),
 }
-CONFORMANCE = (
-    "tests/conformance/",
-    "tests/layers/test_batch_normalization.py",
-    "tests/layers/test_sync_batch_normalization.py",
-    "tests/layers/test_stock_interchange.py",
-    "tests/layers/test_losses_of_replicas.py",
-    "tests/ops/test_native_ops.py",
-    "tests/ops/test_library.py",
-    "tests/test_build.py",
-)
 # A process that is left with one of these at the end would keep the others waiting.
 LONGEST = (
     "tests/native/",
@@ -83,19 +71,12 @@ def examples(count):
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="run every test, however long it takes")
-    parser.addoption(
-        "--conformance", action="store_true", help="run only the short conformance set"
-    )
 
 
 def pytest_collection_modifyitems(config, items):
     """Leaves out what the session does not run, and begins with what takes longest."""
     kept, left_out = [], []
-    conformance = config.getoption("--conformance")
     for item in items:
-        if conformance and not item.nodeid.startswith(CONFORMANCE):
-            left_out.append(item)
-            continue
         marks = {mark.name for mark in item.iter_markers()}
         runs = config.getoption("--full") or all(leg() in MARKS[m] for m in marks & MARKS.keys())
         (kept if runs and all(map(is_possible, marks)) else left_out).append(item)
