@@ -21,7 +21,6 @@ from keras_norms.printable import printable
 from keras_norms.version import __version__
 
 _PACKAGE_FOLDER = Path(__file__).parents[1] / "ops" / "_native"
-_BUILD = "Build it with `keras-norms build --for jax`."
 # The names under which JAX calls the library's functions.
 TARGETS = {
     "keras_norms_moments_pairs": "KerasNormsMomentsPairsHost",
@@ -81,14 +80,14 @@ def check_cache():
     try:
         check_way(*_way_to_cache(folder))
     except Refused as refusal:
-        raise Refused(f"In {printable(folder)} it {refusal}", "") from refusal
+        raise Refused(f"In {printable(folder)} it {_for_jax(refusal)}", "") from refusal
 
 
 def _find():
     """Loads the library of the package, or else of the cache; otherwise says why there is none."""
     if sys.platform != "linux":
         return NativeStatus(False, "The compiled library is for Linux.")
-    reason = f"The compiled library is not built. {_BUILD}"
+    reason = "The compiled library is not built. Build it with `keras-norms build --for jax`."
     for place, way_to in ((package_folder, _way_to_package), (cache_folder, _way_to_cache)):
         try:
             # Links are resolved first, so that the folder checked is the folder loaded from.
@@ -96,10 +95,15 @@ def _find():
             if folder.is_dir() and _load(folder, *way_to(folder)):
                 return NativeStatus(True, f"Loaded from {printable(folder)}.")
         except Refused as refusal:
-            reason = f"The compiled library in {printable(folder)} {refusal}"
+            reason = f"The compiled library in {printable(folder)} {_for_jax(refusal)}"
         except OSError as error:
             reason = f"The compiled library cannot be looked for: {printable(error)}."
     return NativeStatus(False, reason)
+
+
+def _for_jax(refusal):
+    """The message of a refusal, whose remedy may be the build for TensorFlow."""
+    return str(refusal).replace("`keras-norms build`", "`keras-norms build --for jax`")
 
 
 def _way_to_package(folder):
@@ -120,7 +124,8 @@ def _load(folder, way, trusted):
     try:
         descriptor = open_checked(folder, "_native.so", built, trusted)
     except FileNotFoundError as error:
-        raise Refused(f"is incomplete: {printable(error.filename)} is missing.", _BUILD) from error
+        missing = printable(os.path.basename(error.filename))
+        raise Refused(f"is incomplete: {missing} is missing.") from error
     # The file that was checked, even if its path leads to another one by now. The descriptor stays
     # open, so that its number is never used for another library.
     path = f"/proc/self/fd/{descriptor}"
@@ -131,5 +136,6 @@ def _load(folder, way, trusted):
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(handler), platform="cpu")
     except Exception as error:  # JAX refuses a handler of another FFI with an error of XLA's.
         line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise Refused(f"cannot be loaded: {printable(line)}.", _BUILD) from error
+        name = os.path.basename(os.path.realpath(path))
+        raise Refused(f"cannot be loaded: {printable(line.replace(path, name))}.") from error
     return True

@@ -58,9 +58,9 @@ def of_another_version(folder):
     "change, reason",
     [
         (remove, "The compiled library is not built. Build it with `keras-norms build --for jax`."),
-        (lambda folder: None, "cannot be loaded"),
-        (damage, "is damaged"),
-        (lose, "is incomplete"),
+        (lambda folder: None, "cannot be loaded: _native-"),
+        (damage, "Rebuild it with `keras-norms build --for jax`."),
+        (lose, "is incomplete: _native-"),
         (open_to_all, "is not loaded: everybody can change"),
         (of_another_version, "was built for keras_norms 0.0.1"),
     ],
@@ -71,6 +71,9 @@ def test_says_why_none_is_loaded(folder, change, reason):
     status = library.native_status()
     assert not status.available
     assert reason in status.reason
+    # The build for TensorFlow would be no remedy, and a descriptor no name of a file.
+    assert "`keras-norms build`" not in status.reason
+    assert "/proc/" not in status.reason
 
 
 def test_a_switch_turns_it_off(monkeypatch):
