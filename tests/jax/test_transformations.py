@@ -61,6 +61,13 @@ def test_nested_vmap(data, gradients):
     assert_same(found, stacked([stacked([gradients(row, g) for g in gamma]) for row in x]))
 
 
+def test_vmap_of_nothing(data):
+    nothing = [array[:0] for array in data]
+    of_x, of_gamma = jax.vmap(step)(*nothing)
+    assert of_x.shape == nothing[0].shape
+    assert of_gamma.shape == nothing[1].shape
+
+
 def test_gradient_of_vmap(data, gradients):
     x, gamma, _ = data
 
