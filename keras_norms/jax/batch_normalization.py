@@ -5,19 +5,24 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from keras_norms.arguments import is_bool, is_number, require
+from keras_norms.arguments import is_bool, require
 from keras_norms.jax import kernels, shards
+from keras_norms.jax.arrays import as_floats, as_number, received
 from keras_norms.jax.layout import Layout
 from keras_norms.jax.moments import finished
 from keras_norms.jax.moving_statistics import (
     MovingStatistics,
-    check_momentum,
+    checked_fields,
+    checked_momentum,
+    moving_statistics,
     update_moving_statistics,
 )
 from keras_norms.jax.pairs import Pair, ratio
 
 _OWNER = "batch_norm"
+_SMALLEST = float(np.finfo(np.float32).tiny)  # Numbers below it act as 0.
 
 
 def batch_norm(
@@ -60,18 +65,22 @@ def batch_norm(
         x: array `(batch, ..., channels, ...)` of float16, bfloat16, float32 or float64.
         gamma: scale, a float array `(channels,)`. Defaults to `None`, 1.
         beta: shift, likewise. Defaults to `None`, 0.
-        moving: `MovingStatistics`, constants: no gradient flows to them. Inference needs them;
-            training without them returns none. Defaults to `None`.
+        moving: `MovingStatistics` of float32 or float64, constants: no gradient flows to them.
+            Inference needs them; training without them returns none. Defaults to `None`.
         training: a Python bool.
         axis: the channel axis. Defaults to `-1`.
         mask: bools, or numbers as weights (negative and NaN count as 0), of the shape of the
             leading non-channel axes of `x`, or of the rank of `x` with 1 on the channel axis. They
-            are constants: no gradient flows to them. Defaults to `None`: all positions count.
-        momentum: the share of the old moving value kept, in [0, 1]. Defaults to `0.99`.
-        epsilon: added to the variance, a Python number, at least 0. With 0 a constant channel
-            gives NaN. Defaults to `1e-3`.
-        axis_name: the axis of `jax.shard_map`, `jax.vmap` or `jax.pmap`, or a tuple of them, over
-            which shards share statistics as one batch. Defaults to `None`: this array is the batch.
+            are constants: no gradient flows to them. `sum(w)` and `sum(w * (x - mean)^2)` must be
+            far below 3.4e38, where float32 ends. Defaults to `None`: all positions count.
+        momentum: the share of the old moving value kept, a number in [0, 1] or a float array of
+            shape (), whose value is not checked if it is traced. Defaults to `0.99`.
+        epsilon: added to the variance, a number that is not traced: 0, or at least 1.2e-38, the
+            smallest normal number of float32. With 0 a constant channel gives NaN. Defaults to
+            `1e-3`.
+        axis_name: the axis of `jax.shard_map`, `jax.vmap` or `jax.pmap`, or a tuple of distinct
+            ones, over which shards share statistics as one batch. Defaults to `None`: this array is
+            the batch.
 
     Returns:
         `y` like `x`, and the `MovingStatistics` after this batch, through which no gradient of
@@ -90,25 +99,26 @@ def batch_norm(
            [ 1.]], dtype=float32)
     >>> y, moving = keras_norms.jax.batch_norm(x, moving=moving, training=False)
     """
-    x = jnp.asarray(x)
+    x = as_floats("x", x, _OWNER)
     layout = Layout(x, axis, _OWNER)
     require(is_bool(training), _OWNER, "`training` must be a Python bool", training=training)
-    require(
-        is_number(epsilon, low=0.0),
-        _OWNER,
-        "`epsilon` must be a number of 0 or more",
-        epsilon=epsilon,
-    )
-    check_momentum(momentum, _OWNER)
+    epsilon = _checked_epsilon(epsilon)
+    momentum = checked_momentum(momentum, _OWNER)
+    shards.check_axis_name(axis_name, _OWNER)
     gamma, beta = layout.vector("gamma", gamma, 1.0), layout.vector("beta", beta, 0.0)
     weights = layout.weights(mask)
-    require(training or moving is not None, _OWNER, "inference needs `moving`", moving=moving)
-    stored = jax.lax.stop_gradient(
-        MovingStatistics(
-            layout.vector("moving.mean", moving and moving.mean, 0.0),
-            layout.vector("moving.variance", moving and moving.variance, 1.0),
-        )
+    require(
+        moving is None or isinstance(moving, MovingStatistics),
+        _OWNER,
+        "`moving` must be MovingStatistics or None",
+        **received("moving", moving),
     )
+    require(training or moving is not None, _OWNER, "inference needs `moving`", moving=moving)
+    if moving is None:
+        stored = moving_statistics(layout.channels)
+    else:
+        stored = moving = checked_fields(moving, _OWNER, (layout.channels,))
+    stored = jax.lax.stop_gradient(jax.tree.map(layout.row, stored))
     if not training:
         y = kernels.blend(
             v=layout.apply(x),
@@ -123,6 +133,17 @@ def batch_norm(
     if moving is not None:
         moving = update_moving_statistics(moving, finished(parts), momentum)
     return layout.restore(y), moving
+
+
+def _checked_epsilon(epsilon):
+    number = as_number(epsilon)
+    require(
+        number is not None and (number == 0 or number >= _SMALLEST),
+        _OWNER,
+        f"`epsilon` must be a number that is not traced, 0 or at least {_SMALLEST:.2g}",
+        **received("epsilon", epsilon),
+    )
+    return number
 
 
 class _Options(NamedTuple):

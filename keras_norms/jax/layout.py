@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from keras_norms.arguments import require
+from keras_norms.jax.arrays import as_floats, as_numbers
 from keras_norms.jax.operands import vector_dtype
-
-FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 class Layout:
@@ -18,17 +17,10 @@ class Layout:
     Nothing is transposed: rows are the axes before the channels, inner those behind.
 
     Raises:
-        ValueError: if the array is not of a float type, has less than 2 axes or no values, or
-            `axis` does not lie in it.
+        ValueError: if the array has less than 2 axes or no values, or `axis` does not lie in it.
     """
 
     def __init__(self, x, axis, owner):
-        require(
-            str(x.dtype) in FLOATS,
-            owner,
-            f"`x` must be {', '.join(FLOATS[:-1])} or {FLOATS[-1]}",
-            dtype=str(x.dtype),
-        )
         require(x.ndim >= 2, owner, "`x` must have 2 axes or more", shape=x.shape)
         require(x.size > 0, owner, "`x` must hold values", shape=x.shape)
         self.axis = _canonical(axis, x.ndim, owner)
@@ -46,31 +38,20 @@ class Layout:
         return y.reshape(self._shape)
 
     def vector(self, name, value, default):
-        """A vector of users, `(channels,)`, as (1, channels), or one of `default` for None."""
+        """A vector of users in the form of the kernels, or one of `default` for None."""
         if value is None:
             return jnp.full((1, self.channels), default, self._dtype)
-        value = jnp.asarray(value)
-        require(
-            value.shape == (self.channels,) and jnp.issubdtype(value.dtype, jnp.floating),
-            self._owner,
-            f"`{name}` must be a float array with a value for each of {self.channels} channels",
-            shape=value.shape,
-            dtype=str(value.dtype),
-        )
-        return value.astype(self._dtype)[None]
+        return self.row(as_floats(name, value, self._owner, shape=(self.channels,)))
+
+    def row(self, vector):
+        """A vector `(channels,)` in the form of the kernels, (1, channels)."""
+        return vector.astype(self._dtype)[None]
 
     def weights(self, mask):
         """A mask as weights (1, rows, 1, inner), constants; None for None."""
         if mask is None:
             return None
-        mask = jnp.asarray(mask)
-        is_known = mask.dtype == bool or str(mask.dtype) in FLOATS
-        require(
-            is_known or jnp.issubdtype(mask.dtype, jnp.integer),
-            self._owner,
-            "a mask must hold bools or non-negative numbers",
-            dtype=str(mask.dtype),
-        )
+        mask = as_numbers("mask", mask, self._owner)
         weights = mask.astype(self._dtype)
         # What is not above 0, NaN included, counts as 0, so that no weight spoils a statistic.
         weights = jnp.where(weights > 0, weights, 0)
@@ -94,7 +75,7 @@ class Layout:
         require(
             0 < len(shape) <= rank and math.prod(spread) == math.prod(shape) and fits,
             self._owner,
-            "a mask must have the shape of the leading non-channel axes of `x`, or the rank of "
+            "`mask` must have the shape of the leading non-channel axes of `x`, or the rank of "
             "`x` with 1 on the channel axis",
             mask_shape=shape,
             x_shape=self._shape,

@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from keras_norms.jax import kernels, shards
+from keras_norms.jax.arrays import as_floats
 from keras_norms.jax.layout import Layout
 from keras_norms.jax.pairs import ratio
 
@@ -38,7 +38,8 @@ def batch_moments(x, *, axis=-1, mask=None, axis_name=None):
         axis: the channel axis. Defaults to `-1`.
         mask: bools, or numbers as weights (negative and NaN count as 0), of the shape of the
             leading non-channel axes of `x`, or of the rank of `x` with 1 on the channel axis. They
-            are constants: no gradient flows to them. Defaults to `None`: all positions count.
+            are constants: no gradient flows to them. `sum(w)` and `sum(w * (x - mean)^2)` must be
+            far below 3.4e38, where float32 ends. Defaults to `None`: all positions count.
         axis_name: the axis of `jax.shard_map`, `jax.vmap` or `jax.pmap`, or a tuple of them, over
             which shards are one batch. Defaults to `None`: this array is the batch.
 
@@ -46,7 +47,7 @@ def batch_moments(x, *, axis=-1, mask=None, axis_name=None):
         `Moments`. Where the count is 0, mean and variance are 0.
 
     Raises:
-        ValueError: if the dtype, the axis or the shape of the mask does not fit.
+        ValueError: if a dtype, a shape or a value is not as above.
 
     Example:
 
@@ -56,8 +57,10 @@ def batch_moments(x, *, axis=-1, mask=None, axis_name=None):
     >>> moments.mean, moments.variance, moments.count
     (Array([2.], dtype=float32), Array([1.], dtype=float32), Array(2., dtype=float32))
     """
-    x = jnp.asarray(x)
-    layout = Layout(x, axis, "batch_moments")
+    owner = "batch_moments"
+    x = as_floats("x", x, owner)
+    layout = Layout(x, axis, owner)
+    shards.check_axis_name(axis_name, owner)
     parts = kernels.moments(layout.apply(x), layout.weights(mask))
     return finished(shards.merged(parts, axis_name))
 

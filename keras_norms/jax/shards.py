@@ -9,8 +9,22 @@ values far from zero. The backward exchange is a plain sum. Axes are those of a 
 import jax
 import jax.numpy as jnp
 
+from keras_norms.arguments import require
+from keras_norms.jax.arrays import received
 from keras_norms.jax.operands import Parts
 from keras_norms.jax.pairs import Pair, ratio
+
+
+def check_axis_name(axis_name, owner):
+    """Raises `ValueError` for what names no axes."""
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    are_names = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+    require(
+        axis_name is None or are_names,
+        owner,
+        "`axis_name` must be None, a str or a tuple of distinct ones",
+        **received("axis_name", axis_name),
+    )
 
 
 def merged(parts, axis_name):

@@ -191,6 +191,12 @@ def test_negative_and_nan_weights_count_as_zero():
     np.testing.assert_allclose([moments.mean[0], moments.variance[0], moments.count], [2, 2, 3])
 
 
+@pytest.mark.parametrize("kind", [np.array, list], ids=["numpy", "list"])
+def test_weights_of_more_than_32_bits(kind):
+    moments = kj.batch_moments(jnp.array([[0.0], [1.0]]), mask=kind([3 * 2**32, 2**32]))
+    np.testing.assert_allclose([moments.mean[0], moments.count], [0.25, 2**34])
+
+
 def test_an_outlier_first_does_no_harm():
     """The anchor of plain JAX is the first value of a channel."""
     x = np.concatenate([[[1e6]], np.random.default_rng(3).normal(size=(999, 1))]).astype("float32")
