@@ -48,11 +48,7 @@ class BuildNative(build_ext):
                 folder = package / f"tensorflow-{tensorflow.minor}"
                 version = self.distribution.get_version()
                 build(folder, version, tensorflow=tensorflow, cuda=cuda)
-                if not self.inplace:
-                    (folder / ".lock").unlink()  # Everything in the folder goes into the wheel.
-                if _is_for_all():
-                    for library in folder.glob("*.so"):
-                        system_symbols.check(library)
+                self._finish(folder)
         except BuildError as error:
             switch = _switch_that_requires(native, cuda)
             if switch:
@@ -71,11 +67,7 @@ class BuildNative(build_ext):
             return
         try:
             build_for_jax(folder, self.distribution.get_version(), headers=headers)
-            if not self.inplace:
-                (folder / ".lock").unlink()
-            if _is_for_all():
-                for library in folder.glob("*.so"):
-                    system_symbols.check(library)
+            self._finish(folder)
         except BuildError as error:
             switch = _switch_that_requires(native, "auto")
             if switch:
@@ -84,6 +76,14 @@ class BuildNative(build_ext):
                 f"keras_norms.jax is installed without its compiled library. {error} It runs on "
                 "plain JAX; `keras-norms build --for jax` builds the library later."
             )
+
+    def _finish(self, folder):
+        """Leaves in the folder what goes into the wheel, and checks what everybody will load."""
+        if not self.inplace:
+            (folder / ".lock").unlink()
+        if _is_for_all():
+            for library in folder.glob("*.so"):
+                system_symbols.check(library)
 
     def get_outputs(self):
         return []  # All of build_lib is installed.

@@ -10,7 +10,7 @@
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GLIBCXX__)
 #define KERAS_NORMS_OLDER_SYSTEMS 1
-// std::condition_variable::wait, which differs in being noexcept no more.
+// std::condition_variable::wait: the newer symbol differs in its exception specification only.
 __asm__(
     ".symver _ZNSt18condition_variable4waitERSt11unique_lockISt5mutexE,"
     "_ZNSt18condition_variable4waitERSt11unique_lockISt5mutexE@GLIBCXX_3.4.11");
