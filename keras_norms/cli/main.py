@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 
+from keras_norms.printable import printable
 from keras_norms.version import __version__
 
 
@@ -31,7 +32,8 @@ def main(arguments=None):
     try:
         module = importlib.import_module(f"keras_norms.cli.{options.command}")
     except ImportError as error:
-        print(f"keras-norms {options.command} cannot run here. {error}", file=sys.stderr)
+        reason = printable(error)
+        print(f"keras-norms {options.command} cannot run here. {reason}", file=sys.stderr)
         return 1
     return module.run(options)
 

@@ -109,7 +109,11 @@ def test_in_a_model_that_is_trained_and_saved(rng, tmp_path):
     assert np.abs(np.asarray(tf.convert_to_tensor(norms[1].moving_mean))).max() > 0.0
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded.predict(data, verbose=0), model.predict(data, verbose=0))
+    # On one device instead of two, so `Dense` multiplies matrices of other sizes and rounds anew.
+    expected = model.predict(data, verbose=0)
+    np.testing.assert_allclose(loaded.predict(data, verbose=0), expected, rtol=1e-5, atol=1e-6)
+    for kept, weight in zip(loaded.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(np.asarray(kept), np.asarray(weight))
 
 
 def sync(**options):
