@@ -133,7 +133,7 @@ def test_build_goes_into_the_cache(capsys, builder, tmp_path):
 def test_build_elsewhere_says_where_layers_look(capsys, builder, tmp_path):
     assert cli.main(["build", "--output", "here", "--cuda", "skip"]) == 0
     assert builder == [(pathlib.Path("here").absolute(), keras_norms.__version__, "skip")]
-    assert f"Layers find it as {library.cache_folder()}." in printed(capsys)
+    assert f"Layers find it as {library.places().cache()}." in printed(capsys)
 
 
 @pytest.mark.main_leg

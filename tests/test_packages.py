@@ -94,13 +94,13 @@ def test_a_missing_package_is_named(tmp_path):
 
 
 def test_the_library_runs_on_older_systems(native):
-    (path,) = library.package_folder().glob("_native-*.so")
+    (path,) = library.places().package().glob("_native-*.so")
     needed = system_symbols.check(path)
     assert needed["GLIBC"] >= (2, 2) and needed["GLIBCXX"] >= (3, 4)
 
 
 def test_a_library_that_needs_a_newer_system_is_refused(native, monkeypatch):
-    (path,) = library.package_folder().glob("_native-*.so")
+    (path,) = library.places().package().glob("_native-*.so")
     monkeypatch.setitem(system_symbols.LIMITS, "GLIBC", (2, 2))
     with pytest.raises(BuildError, match=r"_native-.* needs GLIBC_2\.\d+, and manylinux_2_28 has"):
         system_symbols.check(path)

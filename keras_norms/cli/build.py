@@ -6,6 +6,7 @@ import sys
 
 from rich.console import Console
 
+from keras_norms.compiled.library_files import Refused
 from keras_norms.printable import printable
 from keras_norms.version import __version__
 
@@ -23,10 +24,11 @@ def run(options):
     except ImportError as error:
         return _failed(error)
     try:
-        cache = library.cache_folder()
+        places = library.places()
+        cache = places.cache()
         folder = pathlib.Path(options.output or cache).absolute()
         if folder == cache:
-            library.check_cache()
+            places.check_cache()
         duration = "1-2 minutes"
         if not is_for_jax:
             duration += ", with nvcc 2-4 (`--cuda skip` leaves it out)"
@@ -35,9 +37,9 @@ def run(options):
             custom_ops("jax_library").build_for_jax(folder, __version__, report=report)
         else:
             custom_ops("build").build(folder, __version__, cuda=options.cuda, report=report)
-    except (custom_ops("compiler").BuildError, library.Refused, OSError) as error:
+    except (custom_ops("compiler").BuildError, Refused, OSError) as error:
         return _failed(error)
-    if folder not in (library.package_folder(), cache):
+    if folder not in (places.package(), cache):
         finder = "keras_norms.jax finds" if is_for_jax else "Layers find"
         report(f"Built. {finder} it as {printable(cache)}.")
     elif is_for_jax:

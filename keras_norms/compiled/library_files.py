@@ -18,20 +18,30 @@ from keras_norms.compiled.trust import stranger
 from keras_norms.printable import printable
 from keras_norms.version import __version__
 
-REBUILD = "Rebuild it with `keras-norms build`."
+REBUILD = "Rebuild it with `{command}`."
 KEEP_PRIVATE = (
     "Only you and root may be able to write there: use `chmod go-w`, or set KERAS_NORMS_CACHE to a "
-    "folder of your own and run `keras-norms build`."
+    "folder of your own and run `{command}`."
 )
 _LONGEST_DESCRIPTION = 16384  # Bytes; it has less than 1000.
 _FIELDS: dict[str, Any] = {"keras_norms": str, "sources": str, "files": dict}
 
 
 class Refused(Exception):
-    """There is a library that cannot be used; the message says why and what to do about it."""
+    """There is a library that cannot be used; the message says why and what to do about it.
+
+    Args:
+        why: what is wrong with it.
+        remedy: what to do, with `{command}` for the command that builds such a library.
+    """
 
     def __init__(self, why, remedy=REBUILD):
-        super().__init__(f"{why} {remedy}".strip())
+        self.why, self.remedy = why, remedy
+        super().__init__(self.text("keras-norms build"))
+
+    def text(self, command):
+        """The message, with the command that builds such a library."""
+        return f"{self.why} {self.remedy.format(command=command)}".strip()
 
 
 def description(folder, fields, trusted=None):
@@ -73,13 +83,49 @@ def check_fits(name, version, here):
         raise Refused(f"was built for {name} {printable(version)}, and {here} is installed.")
 
 
-def open_checked(folder, name, built, trusted):
-    """Returns the descriptor of a file of the library after comparing its hash.
+def open_files(folder, names, describe, trusted):
+    """Opens the files of a library, all of one build, and compares their hashes.
+
+    Args:
+        folder: where the library may be.
+        names: what it is to have, as a function of what it was built for: `["_native.so"]`.
+        describe: returns what it was built for, see `description`.
+        trusted: the users that may be able to change the files.
+
+    Returns:
+        What the library was built for and the descriptors of its files, or None and `()`.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        Refused: if the hash differs, or others can change the file.
+        Refused: if a file is missing, is not what was built, or can be changed by others.
     """
+    for _ in range(2):
+        built = describe()
+        if built is None:
+            return None, ()
+        try:
+            return built, [_open_checked(folder, name, built, trusted) for name in names(built)]
+        except FileNotFoundError as error:
+            # A build that has just ended replaced the files and the description: read it again.
+            missing = printable(os.path.basename(error.filename))
+    raise Refused(f"is incomplete: {missing} is missing.")
+
+
+def run(descriptor, load):
+    """Returns `load(path)` of the file that was checked, even if its path leads elsewhere by now.
+
+    The descriptor stays open, so that its number is never used for another library.
+    """
+    path = f"/proc/self/fd/{descriptor}"
+    try:
+        return load(path)
+    except Exception as error:  # Frameworks raise errors of their own, which all mean the same.
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        name = os.path.basename(os.path.realpath(path))
+        raise Refused(f"cannot be loaded: {printable(line.replace(path, name))}.") from error
+
+
+def _open_checked(folder, name, built, trusted):
+    """Returns the descriptor of a file after comparing its hash."""
     digest = str(built["files"].get(name))
     path = folder / name.replace(".so", f"-{digest[:16]}.so")
     descriptor = _opened(path, trusted)

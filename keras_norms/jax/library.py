@@ -1,26 +1,20 @@
 """Finds the compiled library for JAX, checks that it can be trusted, and loads it at first use.
 
-`custom_ops/jax_library.py` writes it: installing puts it beside that for TensorFlow,
-`keras-norms build --for jax` into the user's cache. It fits every JAX that has its FFI. Nothing is
-loaded from other folders, nor from those that other users can write to.
+`custom_ops/jax_library.py` writes it, into one of the two places of keras_norms/compiled/places.py.
+It fits every JAX that has its FFI.
 """
 
 import ctypes
 import os
-import sys
 import threading
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
-from keras_norms.compiled.library_files import Refused, description, open_checked
-from keras_norms.compiled.places import cache_root, check_way
-from keras_norms.compiled.trust import trusted_users, up_to_home
+from keras_norms.compiled.library_files import description, open_files, run
+from keras_norms.compiled.places import Places
 from keras_norms.printable import printable
-from keras_norms.version import __version__
 
-_PACKAGE_FOLDER = Path(__file__).parents[1] / "ops" / "_native"
 # The names under which JAX calls the library's functions.
 TARGETS = {
     "keras_norms_moments_pairs": "KerasNormsMomentsPairsHost",
@@ -64,78 +58,34 @@ def native_status():
         return _found[0]
 
 
-def package_folder():
-    """Where installing puts the library."""
-    return _PACKAGE_FOLDER / "jax"
-
-
-def cache_folder():
-    """Where `keras-norms build --for jax` puts it."""
-    return cache_root() / f"{__version__}-jax"
-
-
-def check_cache():
-    """Raises `Refused` if a library would not be loaded from the cache, because of its owners."""
-    folder = Path(os.path.realpath(cache_folder()))
-    try:
-        check_way(*_way_to_cache(folder))
-    except Refused as refusal:
-        raise Refused(f"In {printable(folder)} it {_for_jax(refusal)}", "") from refusal
+def places():
+    """The `Places` of libraries for JAX."""
+    return Places("jax", "keras-norms build --for jax")
 
 
 def _find():
     """Loads the library of the package, or else of the cache; otherwise says why there is none."""
-    if sys.platform != "linux":
-        return NativeStatus(False, "The compiled library is for Linux.")
-    reason = "The compiled library is not built. Build it with `keras-norms build --for jax`."
-    for place, way_to in ((package_folder, _way_to_package), (cache_folder, _way_to_cache)):
-        try:
-            # Links are resolved first, so that the folder checked is the folder loaded from.
-            folder = Path(os.path.realpath(place()))
-            if folder.is_dir() and _load(folder, *way_to(folder)):
-                return NativeStatus(True, f"Loaded from {printable(folder)}.")
-        except Refused as refusal:
-            reason = f"The compiled library in {printable(folder)} {_for_jax(refusal)}"
-        except OSError as error:
-            reason = f"The compiled library cannot be looked for: {printable(error)}."
-    return NativeStatus(False, reason)
+    found, refusals, reason = places().find(_load)
+    return found or NativeStatus(False, refusals[0] if refusals else reason)
 
 
-def _for_jax(refusal):
-    """The message of a refusal, whose remedy may be the build for TensorFlow."""
-    return str(refusal).replace("`keras-norms build`", "`keras-norms build --for jax`")
-
-
-def _way_to_package(folder):
-    """The folders to check, and whom to trust: also those who can change our Python files."""
-    return (_PACKAGE_FOLDER, folder), trusted_users(__file__, _PACKAGE_FOLDER.parent)
-
-
-def _way_to_cache(folder):
-    return up_to_home(folder), trusted_users()
-
-
-def _load(folder, way, trusted):
-    """Registers the functions of the library in a folder, and says whether there is one."""
-    check_way(way, trusted)
-    built = description(folder, {"ffi": str}, trusted)
+def _load(folder, trusted):
+    """Registers the functions of the library in a folder; returns None if there is none."""
+    built, files = open_files(
+        folder,
+        lambda built: ["_native.so"],
+        lambda: description(folder, {"ffi": str}, trusted),
+        trusted,
+    )
     if built is None:
-        return False
-    try:
-        descriptor = open_checked(folder, "_native.so", built, trusted)
-    except FileNotFoundError as error:
-        missing = printable(os.path.basename(error.filename))
-        raise Refused(f"is incomplete: {missing} is missing.") from error
-    # The file that was checked, even if its path leads to another one by now. The descriptor stays
-    # open, so that its number is never used for another library.
-    path = f"/proc/self/fd/{descriptor}"
-    try:
-        library = ctypes.CDLL(path)
-        handlers = {target: getattr(library, symbol) for target, symbol in TARGETS.items()}
-        for target, handler in handlers.items():
-            jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(handler), platform="cpu")
-    except Exception as error:  # JAX refuses a handler of another FFI with an error of XLA's.
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        name = os.path.basename(os.path.realpath(path))
-        raise Refused(f"cannot be loaded: {printable(line.replace(path, name))}.") from error
-    return True
+        return None
+    run(files[0], _register)
+    return NativeStatus(True, f"Loaded from {printable(folder)}.")
+
+
+def _register(path):
+    library = ctypes.CDLL(path)
+    handlers = {target: getattr(library, symbol) for target, symbol in TARGETS.items()}
+    for target, handler in handlers.items():
+        # Refuses a handler of another FFI.
+        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(handler), platform="cpu")

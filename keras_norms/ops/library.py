@@ -1,33 +1,22 @@
 """Finds the compiled library, checks that it fits, and loads it once, at first use.
 
-A library is a folder of files that `custom_ops/build.py` writes. Installing puts it beside this
-file, `keras-norms build` into the user's cache; both name the folder after the minor version of
-TensorFlow, since C++ code fits one only. Nothing is loaded from other folders, nor from those that
-other users can write to.
+A library is a folder of files that `custom_ops/build.py` writes, in one of the two places of
+keras_norms/compiled/places.py. The folder is named after the minor version of TensorFlow, since C++
+code fits one only.
 """
 
 import ctypes
 import os
-import sys
 import threading
 import warnings
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_norms.compiled.library_files import (
-    Refused,
-    check_fits,
-    description,
-    open_checked,
-)
-from keras_norms.compiled.places import cache_root, check_way
-from keras_norms.compiled.trust import trusted_users, up_to_home
+from keras_norms.compiled.library_files import Refused, check_fits, description, open_files, run
+from keras_norms.compiled.places import Places
 from keras_norms.printable import printable
-from keras_norms.version import __version__
 
-PACKAGE_FOLDER = Path(__file__).parent / "_native"
 _OPERATIONS = tuple(
     f"keras_norms_{name}" for name in ("moments", "extremes", "add_at", "sums", "blend", "round")
 )
@@ -72,23 +61,9 @@ def ops():
     return load().ops
 
 
-def package_folder():
-    """Where installing puts the library for the installed TensorFlow."""
-    return PACKAGE_FOLDER / f"tensorflow-{_minor()}"
-
-
-def cache_folder():
-    """Where `keras-norms build` puts it."""
-    return cache_root() / f"{__version__}-tensorflow-{_minor()}"
-
-
-def check_cache():
-    """Raises `Refused` if a library would not be loaded from the cache, because of its owners."""
-    folder = Path(os.path.realpath(cache_folder()))
-    try:
-        check_way(*_way_to_cache(folder))
-    except Refused as refusal:
-        raise Refused(f"In {printable(folder)} it {refusal}", "") from refusal
+def places():
+    """The `Places` of libraries for the installed TensorFlow."""
+    return Places(f"tensorflow-{_minor()}", "keras-norms build")
 
 
 def driver_version():
@@ -104,41 +79,21 @@ def driver_version():
 @tf.autograph.experimental.do_not_convert
 def _find():
     """Loads the library of the package, or else of the cache; otherwise says why there is none."""
-    if sys.platform != "linux":
-        return Library(None, "The compiled library is for Linux.")
-    reason, refusals = "The compiled library is not built. Build it with `keras-norms build`.", []
-    for place, way_to in ((package_folder, _way_to_package), (cache_folder, _way_to_cache)):
-        try:
-            # Links are resolved first, so that the folder checked is the folder loaded from.
-            folder = Path(os.path.realpath(place()))
-            found = _load(folder, *way_to(folder)) if folder.is_dir() else None
-        except Refused as refusal:
-            refusals.append(f"The compiled library in {printable(folder)} {refusal}")
-        except OSError as error:
-            reason = f"The compiled library cannot be looked for: {printable(error)}."
-        else:
-            if found is not None:
-                return found
+    found, refusals, reason = places().find(_load)
+    if found is not None:
+        return found
     refusals += _others()
     return Library(None, refusals[0], is_refused=True) if refusals else Library(None, reason)
-
-
-def _way_to_package(folder):
-    """The folders to check, and whom to trust: also those who can change our Python files."""
-    return (PACKAGE_FOLDER, folder), trusted_users(__file__, PACKAGE_FOLDER.parent)
-
-
-def _way_to_cache(folder):
-    return up_to_home(folder), trusted_users()
 
 
 def _others():
     """Why libraries in other folders do not fit. They are only read about, never loaded."""
     versions, refusals = set(), []
     try:
-        for folder in sorted((*PACKAGE_FOLDER.glob("*"), *cache_root().glob("*"))):
+        ours = places().package(), places().cache()
+        for folder in sorted(found for place in ours for found in place.parent.glob("*")):
             is_for_jax = folder.name.endswith("jax")  # Another matter: keras_norms/jax/library.py.
-            if is_for_jax or folder in (package_folder(), cache_folder()):
+            if is_for_jax or folder in ours:
                 continue
             try:
                 built = description(folder, _FIELDS)
@@ -160,20 +115,19 @@ def _others():
     return refusals
 
 
-def _load(folder, way, trusted):
+def _load(folder, trusted):
     """Returns the `Library` in a folder, or None if there is none."""
-    check_way(way, trusted)
-    built, files = _open(folder, trusted)
+    built, files = open_files(folder, _names, lambda: _description(folder, trusted), trusted)
     if built is None:
         return None
     _check_switches()
-    module = _run(files[0])
+    module = run(files[0], tf.load_op_library)
     if not all(hasattr(module, name) for name in _OPERATIONS):
         raise Refused("has none of its operations in _native.so.")
     note = _why_no_gpu(built)
     if not note:
         try:
-            _run(files[1])
+            run(files[1], tf.load_op_library)
         except Refused as refusal:
             note = f". Its CUDA library {refusal}"
     devices = ("CPU",) if note else ("CPU", "GPU")
@@ -188,24 +142,14 @@ def _description(folder, trusted=None):
     return built
 
 
+def _names(built):
+    """The files to load."""
+    return ["_native.so"] if _why_no_gpu(built) else ["_native.so", "_native_cuda.so"]
+
+
 def _minor(version=None):
     """What the C++ interface of TensorFlow changes with: `"2.21"` of `"2.21.0"`."""
     return ".".join((version or tf.__version__).split(".")[:2])
-
-
-def _open(folder, trusted):
-    """Returns what the library was built for and the descriptors of its files, all of one build."""
-    for _ in range(2):
-        built = _description(folder, trusted)
-        if built is None:
-            return None, ()
-        names = ["_native.so"] if _why_no_gpu(built) else ["_native.so", "_native_cuda.so"]
-        try:
-            return built, [open_checked(folder, name, built, trusted) for name in names]
-        except FileNotFoundError as error:
-            # A build that has just ended replaced the files and the description: read it again.
-            missing = printable(os.path.basename(error.filename))
-    raise Refused(f"is incomplete: {missing} is missing.")
 
 
 def _why_no_gpu(built):
@@ -217,20 +161,6 @@ def _why_no_gpu(built):
         found = f"is for {_release(driver)}" if driver else "is not there"
         return f". Its CUDA kernels need a driver for {_release(needed)}, which {found}."
     return ""
-
-
-def _run(descriptor):
-    """Loads the file that was checked, even if its path leads to another one by now.
-
-    The descriptor stays open, so that its number is never used for another library.
-    """
-    path = f"/proc/self/fd/{descriptor}"
-    try:
-        return tf.load_op_library(path)
-    except (tf.errors.OpError, OSError, RuntimeError) as error:
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        name = os.path.basename(os.path.realpath(path))
-        raise Refused(f"cannot be loaded: {printable(line.replace(path, name))}.") from error
 
 
 def _check_switches():

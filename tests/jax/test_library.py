@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from keras_norms.compiled import places
 from keras_norms.jax import library
 from keras_norms.version import __version__
 from tests import builds
@@ -22,9 +23,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_NORMS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(library, "_found", [])
-    monkeypatch.setattr(library, "package_folder", lambda: tmp_path / "none")
-    builds.build(library.cache_folder(), "x", lambda line: None, **DESCRIPTION)
-    return library.cache_folder()
+    monkeypatch.setattr(places, "PACKAGE_FOLDER", tmp_path / "none")
+    builds.build(library.places().cache(), "x", lambda line: None, **DESCRIPTION)
+    return library.places().cache()
 
 
 DESCRIPTION = {"keras_norms": __version__, "ffi": "0.3", "sources": ""}

@@ -7,6 +7,7 @@ import os
 import tensorflow as tf
 
 import keras_norms
+from keras_norms.compiled import places
 from keras_norms.ops import library
 
 CONTENTS = {"_native.so": b"not a library", "_native_cuda.so": b"not a library for GPUs"}
@@ -45,11 +46,11 @@ class Operations(str):
 def empty_places(monkeypatch, tmp_path):
     """Nothing loaded, and no library anywhere; returns the package's folder and the cache's."""
     monkeypatch.setattr(library, "_loaded", [])
-    monkeypatch.setattr(library, "PACKAGE_FOLDER", tmp_path / "ops" / "_native")
+    monkeypatch.setattr(places, "PACKAGE_FOLDER", tmp_path / "ops" / "_native")
     monkeypatch.setenv("KERAS_NORMS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(library, "driver_version", lambda: 0)
     (tmp_path / "ops").mkdir()
-    return library.package_folder(), library.cache_folder()
+    return library.places().package(), library.places().cache()
 
 
 def imitate_opening(monkeypatch):

@@ -30,7 +30,7 @@ def handlers():
     if not status.available:
         required = os.environ.get("KERAS_NORMS_TEST_NATIVE") == "require"
         (pytest.fail if required else pytest.skip)(status.reason)
-    places = library.package_folder(), library.cache_folder()
+    places = library.places().package(), library.places().cache()
     folder = next(place for place in places if place.is_dir())
     loaded = ctypes.CDLL(str(next(folder.glob("_native-*.so"))))
     for name in ("moments", "extremes", "add_at", "sums", "blend"):

@@ -69,7 +69,7 @@ def test_one_for_other_versions_is_refused_and_never_opened(places, opened, plac
 
 def test_libraries_for_other_versions_tell_why_there_is_none(places, opened):
     for version in ("2.14.0", "2.13.1"):
-        put(library.PACKAGE_FOLDER / f"tensorflow-{version[:4]}", tensorflow=version)
+        put(places[0].parent / f"tensorflow-{version[:4]}", tensorflow=version)
     found = library.load()
     assert found.ops is None and found.is_refused and not opened
     assert found.reason == (
@@ -79,7 +79,7 @@ def test_libraries_for_other_versions_tell_why_there_is_none(places, opened):
 
 
 def test_one_for_jax_is_none_for_tensorflow(places, opened):
-    put(library.PACKAGE_FOLDER / "jax")
+    put(places[0].parent / "jax")
     assert library.load().reason.startswith("The compiled library is not built.") and not opened
 
 
@@ -207,33 +207,33 @@ def test_where_the_cache_is(monkeypatch):
     monkeypatch.setenv("HOME", "/home")
     for variable in ("XDG_CACHE_HOME", "KERAS_NORMS_CACHE"):
         monkeypatch.delenv(variable, raising=False)
-    assert str(library.cache_folder()) == f"/home/.cache/{name}"
+    assert str(library.places().cache()) == f"/home/.cache/{name}"
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert str(library.cache_folder()) == f"/xdg/{name}"
+    assert str(library.places().cache()) == f"/xdg/{name}"
     monkeypatch.setenv("KERAS_NORMS_CACHE", "/ours")
-    assert str(library.cache_folder()) == f"/ours/{name}"
+    assert str(library.places().cache()) == f"/ours/{name}"
 
 
 def test_relative_paths_of_a_cache_are_ignored(monkeypatch, tmp_path):
     """The XDG specification demands it; the working directory may be anybody's."""
-    default = library.cache_folder()
+    default = library.places().cache()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
     monkeypatch.setenv("KERAS_NORMS_CACHE", "")
-    assert library.cache_folder().parts[-2:] == default.parts[-2:]
-    assert tmp_path not in library.cache_folder().parents
+    assert library.places().cache().parts[-2:] == default.parts[-2:]
+    assert tmp_path not in library.places().cache().parents
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     monkeypatch.setenv("KERAS_NORMS_CACHE", "./cache")
     with pytest.warns(UserWarning, match="must be an absolute path; it is ignored.*'./cache'"):
-        assert library.cache_folder().parts[:2] == ("/", "xdg")
+        assert library.places().cache().parts[:2] == ("/", "xdg")
     monkeypatch.setenv("KERAS_NORMS_CACHE", "~/cache")
     monkeypatch.setenv("HOME", "/home")
-    assert library.cache_folder().parts[:3] == ("/", "home", "cache")
+    assert library.places().cache().parts[:3] == ("/", "home", "cache")
     monkeypatch.setenv("HOME", "here")
     for variable in ("XDG_CACHE_HOME", "KERAS_NORMS_CACHE"):
         monkeypatch.delenv(variable)
     with pytest.raises(FileNotFoundError, match="there is no home folder; set KERAS_NORMS_CACHE"):
-        library.cache_folder()
+        library.places().cache()
 
 
 def test_the_driver_version_is_zero_or_a_version():

@@ -75,7 +75,7 @@ def test_refuses_what_a_stranger_owns_or_can_write_to(places, opened, pretend, p
     path, _ = put(places[place])
     parts = [path, path.parent / "_native.json", path.parent, path.parent.parent]
     if place == 1:
-        parts += [library.cache_folder().parents[1], library.cache_folder().parents[2]]
+        parts += [library.places().cache().parents[1], library.places().cache().parents[2]]
     for part in parts:
         mode = 0o755 if part.is_dir() else 0o644
         for told, who in (
@@ -130,7 +130,7 @@ def test_folders_above_the_home_are_not_checked(places, opened, pretend, monkeyp
     home = tmp_path / "home"
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("KERAS_NORMS_CACHE", "~/cache")
-    put(library.cache_folder())
+    put(library.places().cache())
     pretend(tmp_path, uid=STRANGER)
     assert not reason_afresh()
     pretend(home, uid=STRANGER)

@@ -274,7 +274,7 @@ def expected_kernels(*devices):
 
 def file(pattern):
     """A file of the library in use, or None."""
-    places = [library.package_folder(), library.cache_folder()]
+    places = [library.places().package(), library.places().cache()]
     return next((path for place in places for path in place.glob(pattern)), None)
 
 
