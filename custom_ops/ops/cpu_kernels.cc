@@ -1,9 +1,9 @@
 // The operations on the CPU.
 
+#include "kernels/cpu/huge_pages.h"
 #include "ops/add_at_kernel.h"
 #include "ops/blend_kernel.h"
 #include "ops/extremes_kernel.h"
-#include "ops/huge_pages.h"
 #include "ops/moments_kernel.h"
 #include "ops/normalize_kernel.h"
 #include "ops/round_kernel.h"

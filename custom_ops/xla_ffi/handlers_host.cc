@@ -6,6 +6,7 @@
 #include <new>
 
 #include "kernels/cpu/helpers.h"
+#include "kernels/cpu/huge_pages.h"
 #include "xla_ffi/arguments.h"
 
 namespace keras_norms {
@@ -16,9 +17,20 @@ struct FreeAligned {
   static constexpr std::align_val_t kAlignment{64};
 };
 
+void AdviseHugePagesFor(const ffi::RemainingRets& rets) {
+  for (size_t i = 0; i < rets.size(); ++i) {
+    auto result = rets.get<ffi::AnyBuffer>(i);
+    if (result.has_value()) {
+      AdviseHugePages((*result)->untyped_data(), static_cast<int64_t>((*result)->size_bytes()));
+    }
+  }
+}
+
 template <typename Arguments, int64_t (*ScratchSize)(const Arguments&),
           void (*Kernel)(const Arguments&, void*, const ThreadPool&)>
-void Run(const Arguments& arguments, const ffi::ThreadPool& threads) {
+void Run(const Arguments& arguments, const ffi::RemainingRets& rets,
+         const ffi::ThreadPool& threads) {
+  AdviseHugePagesFor(rets);
   const std::unique_ptr<void, FreeAligned> scratch(
       ::operator new(ScratchSize(arguments), FreeAligned::kAlignment));
   Helpers helpers(threads.num_threads());
@@ -32,7 +44,7 @@ ffi::Error Handle(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::Remaini
   Arguments arguments;
   const std::string problem = Decode(args, rets, attributes, &arguments);
   if (!problem.empty()) return ffi::Error::InvalidArgument(problem);
-  Run<Arguments, ScratchSize, Kernel>(arguments, threads);
+  Run<Arguments, ScratchSize, Kernel>(arguments, rets, threads);
   return ffi::Error::Success();
 }
 
@@ -45,7 +57,7 @@ ffi::Error HandlePairs(ffi::ThreadPool threads, ffi::RemainingArgs args, ffi::Re
   PairedVectors pairs;
   const std::string problem = Decode(args, rets, attributes, &arguments, &pairs);
   if (!problem.empty()) return ffi::Error::InvalidArgument(problem);
-  Run<Arguments, ScratchSize, Kernel>(arguments, threads);
+  Run<Arguments, ScratchSize, Kernel>(arguments, rets, threads);
   pairs.Write();
   return ffi::Error::Success();
 }

@@ -5,8 +5,8 @@
 // of 2 MiB that is 50 times. Where the setting of the system is `always` they are huge anyway, with
 // `never` none is. KERAS_NORMS_HUGE_PAGES=0 turns this off.
 
-#ifndef KERAS_NORMS_OPS_HUGE_PAGES_H_
-#define KERAS_NORMS_OPS_HUGE_PAGES_H_
+#ifndef KERAS_NORMS_KERNELS_CPU_HUGE_PAGES_H_
+#define KERAS_NORMS_KERNELS_CPU_HUGE_PAGES_H_
 
 #include <sys/mman.h>
 
@@ -38,4 +38,4 @@ inline void AdviseHugePages(void* data, int64_t bytes) {
 
 }  // namespace keras_norms
 
-#endif  // KERAS_NORMS_OPS_HUGE_PAGES_H_
+#endif  // KERAS_NORMS_KERNELS_CPU_HUGE_PAGES_H_
