@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.main_leg
+pytestmark = pytest.mark.full
 
 
 def test_a_training_whose_worker_hangs_ends_as_undisturbed(tmp_path):

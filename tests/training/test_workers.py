@@ -122,6 +122,16 @@ def test_a_killed_worker_ends_all_and_a_restart_goes_on(tmp_path, loop, floatx):
 
 
 @pytest.mark.main_leg
+def test_a_worker_that_hangs_ends_the_other(tmp_path):
+    options = ["resume", 1, tmp_path, "trainer", 1, 9, "hang"]
+    with LocalCluster(["-m", "tests.training.worker", *options], 2, tmp_path) as cluster:
+        running, hung = cluster.processes
+        code, output = running.wait(SECONDS), cluster.output(0)
+        assert hung.poll() is None
+    assert code != 0 and "WorkerLostError: DistributedTrainer: a step needs all 2" in output
+
+
+@pytest.mark.main_leg
 def test_different_numbers_of_steps_end_in_time(tmp_path):
     codes, outputs = run("uneven", tmp_path)
     assert codes[0] not in (0, None)

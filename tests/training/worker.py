@@ -1,6 +1,7 @@
 """What the processes of a cluster run: `python -m tests.training.worker PROGRAM FOLDER [...]`."""
 
 import os
+import signal
 import sys
 import time
 
@@ -141,8 +142,8 @@ def groups(folder, strategy):
     np.savez(f"{folder}/groups_{worker}.npz", **found)
 
 
-def resume(folder, strategy, loop, worker_to_end="", last_step="0"):
-    """A training with checkpoints. One worker may end itself at a step, as if its power failed."""
+def resume(folder, strategy, loop, worker_to_end="", last_step="0", way="end"):
+    """A training with checkpoints. One worker may end or hang at a step, as if its power failed."""
     worker = strategy.cluster_resolver.task_id
     keras.backend.set_floatx("float64")
     model = networks.compiled(strategy, "float64")
@@ -153,7 +154,7 @@ def resume(folder, strategy, loop, worker_to_end="", last_step="0"):
         def on_train_batch_end(self, batch, logs=None):
             self.seen += 1
             if worker_to_end == str(worker) and self.seen == int(last_step):
-                os._exit(9)
+                os.kill(os.getpid(), signal.SIGSTOP) if way == "hang" else os._exit(9)
 
     if loop == "fit":
         backup = keras.callbacks.BackupAndRestore(f"{folder}/backup")
