@@ -18,7 +18,7 @@ LEGS = build/legs
 
 help:
 	@echo "make demo    examples/quickstart.py, in its own environment"
-	@echo "make test    lint, types and the tests on all three supported legs (half an hour)"
+	@echo "make test    lint, types and the tests on all three supported legs (30 to 60 minutes)"
 	@echo "make test-all  the same with every test on every leg, however long (about 90 minutes)"
 	@echo "make test-matrix VERSIONS='2.18 2.20'  a short set of tests on other versions of TensorFlow"
 	@echo "make docs    the documentation site, into build/site"

@@ -45,6 +45,7 @@ def finished(*command):
     return result.stdout
 
 
+@pytest.mark.each_keras
 def test_quickstart_trains_exports_and_serves(tmp_path):
     output = finished(EXAMPLES / "quickstart.py", "--smoke", "--out", tmp_path / "out")
     # Trained on the compiled library, served by plain TensorFlow: the same within rounding.
