@@ -41,5 +41,7 @@ def __getattr__(name):
     except ModuleNotFoundError as error:
         if error.name != "tensorflow":
             raise
-        needs = f"keras_norms.{name} needs TensorFlow, which is not installed."
-        raise ImportError(f"{needs} keras_norms.jax needs none.") from error
+        needs = f"keras_norms.{name} needs TensorFlow, which is not installed"
+        raise ImportError(
+            f"{needs}: `pip install tensorflow`. keras_norms.jax needs none."
+        ) from None

@@ -25,7 +25,7 @@ if IS_KERAS_3:
         raise ImportError(
             "keras_norms needs Keras 3.10 or newer, or Keras 2. "
             f"Received: Keras {keras.__version__}. Install one with `pip install -U keras`, or set "
-            "TF_USE_LEGACY_KERAS=1 and install tf_keras."
+            "TF_USE_LEGACY_KERAS=1 and install tf_keras. For keras_norms.jax, import jax first."
         )
 else:
     keras = tf.keras
@@ -46,7 +46,8 @@ def check_backend(owner):
     if backend_name() != "tensorflow":
         raise RuntimeError(
             f"{owner}: keras_norms needs the TensorFlow backend of Keras. "
-            f"Received: keras.config.backend()={backend_name()!r}. Set KERAS_BACKEND=tensorflow."
+            f"Received: keras.config.backend()={backend_name()!r}. Set KERAS_BACKEND=tensorflow. "
+            "For JAX there is keras_norms.jax."
         )
 
 

@@ -136,7 +136,7 @@ def test_an_output_is_replaced_only_by_force(files, capsys):
         ("convert model.keras no/out.keras", "there is no folder no."),
         ("convert model.keras out.keras --to Dense", "--to must be stock or one of BatchNorm"),
         ("convert model.keras out.keras --set r_max", "--set must be NAME=VALUE. Received: r_max"),
-        ("convert model.keras out.keras --set r_max=2", "one of SyncBatchNormalization"),
+        ("convert model.keras out.keras --set r_max=2", "one that SyncBatchNormalization takes"),
         ("convert model.keras out.keras --import nobody", "No module named 'nobody'"),
         ("recompute model.keras out.keras --data nothing.npz", "there is no file nothing.npz."),
         ("advise model.keras --data data.npz --replicas 0 --batch 4", "--replicas must be"),

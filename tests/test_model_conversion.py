@@ -496,7 +496,7 @@ def built(*layers):
         (lambda: keras.Sequential([STOCK()], name="given"), {}, "must be built. .*'given'"),
         (lambda: built(Derived()), {}, "must have a batch normalization layer. .*'given'"),
         (lambda: built(STOCK()), dict(to=keras.layers.Dense), "`to` must be .*to='Dense'"),
-        (lambda: built(STOCK()), dict(r_max=2.0), "one of SyncBatchNormalization.*'r_max'"),
+        (lambda: built(STOCK()), dict(r_max=2.0), "one that SyncBatchNormalization takes.*'r_max'"),
         (lambda: built(STOCK()), dict(momentum=2.0), "momentum.*2.0"),
         (without_config, {}, "rebuilt from its config.*WithoutConfig"),
         (shared_between_models, {}, "'given', where that fails: .*'shared' is one layer in two"),

@@ -41,6 +41,20 @@ def test_doctor_tells_of_a_tensorflow_that_is_not_tested(monkeypatch):
     assert any("2.15 to 2.21. Received: 2.99.0" in problem for problem in found["problems"])
 
 
+@pytest.mark.parametrize(
+    "name, end", [("tensorflow", "`keras_norms.jax.native_status()` says what runs."), ("rich", "")]
+)
+def test_a_command_says_which_package_to_install(monkeypatch, capsys, name, end):
+    def fails(module):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr("importlib.import_module", fails)
+    assert main(["doctor"]) == 1
+    expected = f"keras-norms doctor cannot run here. {name} is not installed: `pip install {name}`."
+    error = capsys.readouterr().err.removesuffix("\n")
+    assert error.startswith(expected) and error.endswith(end)
+
+
 def test_a_command_that_cannot_be_imported_says_why_in_one_line(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "keras_norms.cli.doctor", None)
     assert main(["doctor"]) == 1

@@ -6,6 +6,7 @@ import sys
 
 from rich.console import Console
 
+from keras_norms.cli.errors import cannot_import
 from keras_norms.compiled.library_files import Refused
 from keras_norms.printable import printable
 from keras_norms.version import __version__
@@ -22,7 +23,7 @@ def run(options):
     try:
         library = importlib.import_module(f"keras_norms.{'jax' if is_for_jax else 'ops'}.library")
     except ImportError as error:
-        return _failed(error)
+        return _failed(cannot_import(error))
     try:
         places = library.places()
         cache = places.cache()

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import warnings
 
 import tensorflow as tf
 from rich.console import Console
@@ -29,7 +30,10 @@ def run(options):
 
 def examine():
     """Returns versions, devices, memory, the implementation in use and problems, all JSON types."""
-    native, memory = native_status(), memory_pages()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "keras_norms runs on plain")  # The problems say so.
+        native = native_status()
+    memory = memory_pages()
     legacy = not IS_KERAS_3 and keras.layers.Layer.__module__.startswith("tf_keras")
     backend = backend_name()
     problems = []

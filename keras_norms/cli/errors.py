@@ -5,7 +5,17 @@ import textwrap
 
 from keras_norms.printable import printable
 
+NEEDS_NONE = " For JAX, which needs none, `keras_norms.jax.native_status()` says what runs."
 LONGEST = 400  # Keras may put all of a config into one line.
+
+
+def cannot_import(error):
+    """What to do about an ImportError; those of keras_norms say so themselves."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return printable(error)
+    name = printable(error.name)
+    needs_none = NEEDS_NONE if error.name == "tensorflow" else ""
+    return f"{name} is not installed: `pip install {name}`.{needs_none}"
 
 
 def sentence(error):

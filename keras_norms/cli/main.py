@@ -8,7 +8,7 @@ import importlib
 import os
 import sys
 
-from keras_norms.printable import printable
+from keras_norms.cli.errors import cannot_import
 from keras_norms.version import __version__
 
 
@@ -32,7 +32,7 @@ def main(arguments=None):
     try:
         module = importlib.import_module(f"keras_norms.cli.{options.command}")
     except ImportError as error:
-        reason = printable(error)
+        reason = cannot_import(error)
         print(f"keras-norms {options.command} cannot run here. {reason}", file=sys.stderr)
         return 1
     return module.run(options)

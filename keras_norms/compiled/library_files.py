@@ -59,10 +59,12 @@ def description(folder, fields, trusted=None):
     try:
         with os.fdopen(_opened(folder / "_native.json", trusted), "rb") as file:
             built = json.loads(file.read(_LONGEST_DESCRIPTION))
+        if not isinstance(built, dict):
+            raise ValueError("it holds no JSON object")
         wrong = [n for n, t in (_FIELDS | fields).items() if not isinstance(built.get(n, ...), t)]
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"has no readable _native.json: {printable(error)}.") from error
     if not wrong and not all(map(_is_digest, built["files"].values())):
         wrong = ["files"]

@@ -1,6 +1,7 @@
 """Batch normalization as a pure function."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -110,10 +111,15 @@ def batch_norm(
     require(
         moving is None or isinstance(moving, MovingStatistics),
         _OWNER,
-        "`moving` must be MovingStatistics or None",
+        "`moving` must be MovingStatistics(mean, variance) or None",
         **received("moving", moving),
     )
-    require(training or moving is not None, _OWNER, "inference needs `moving`", moving=moving)
+    require(
+        training or moving is not None,
+        _OWNER,
+        "inference needs `moving`, from training or from `moving_statistics(channels)`",
+        moving=moving,
+    )
     if moving is None:
         stored = moving_statistics(layout.channels)
     else:
@@ -138,9 +144,9 @@ def batch_norm(
 def _checked_epsilon(epsilon):
     number = as_number(epsilon)
     require(
-        number is not None and (number == 0 or number >= _SMALLEST),
+        number is not None and (number == 0 or _SMALLEST <= number < math.inf),
         _OWNER,
-        f"`epsilon` must be a number that is not traced, 0 or at least {_SMALLEST:.2g}",
+        f"`epsilon` must be a finite number that is not traced, 0 or at least {_SMALLEST:.2g}",
         **received("epsilon", epsilon),
     )
     return number

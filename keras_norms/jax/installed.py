@@ -7,13 +7,14 @@ OLDEST = (0, 8, 2)  # The first with all that is used: `jax.lax.pcast`, beside `
 
 def check_jax():
     """Raises ImportError, in one sentence, where JAX is missing or too old."""
-    oldest = ".".join(map(str, OLDEST))
+    rule = f"keras_norms.jax needs jax {'.'.join(map(str, OLDEST))} or newer."
+    remedy = "Install one with `pip install -U jax`."
     try:
         version = importlib.metadata.version("jax")
     except importlib.metadata.PackageNotFoundError:
-        raise ImportError(f"keras_norms.jax needs jax {oldest} or newer. Received: none.") from None
+        raise ImportError(f"{rule} Received: none. {remedy}") from None
     if _numbers(version) < OLDEST:
-        raise ImportError(f"keras_norms.jax needs jax {oldest} or newer. Received: jax {version}.")
+        raise ImportError(f"{rule} Received: jax {version}. {remedy}")
 
 
 def _numbers(version):

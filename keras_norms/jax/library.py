@@ -7,6 +7,7 @@ It fits every JAX that has its FFI.
 import ctypes
 import os
 import threading
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -66,6 +67,9 @@ def places():
 def _find():
     """Loads the library of the package, or else of the cache; otherwise says why there is none."""
     found, refusals, reason = places().find(_load)
+    if found is None and refusals:
+        # The functions compute the same without it, so that nobody would notice.
+        warnings.warn(f"keras_norms.jax runs on plain JAX. {refusals[0]}", stacklevel=2)
     return found or NativeStatus(False, refusals[0] if refusals else reason)
 
 

@@ -62,7 +62,7 @@ def check_target(to, arguments, owner):
     rule = f"`to` must be keras.layers.BatchNormalization or one of {names}"
     require(to in (*OURS, STOCK), owner, rule, to=getattr(to, "__name__", to))
     for name in arguments:
-        rule = f"an argument must be one of {to.__name__}, for all its layers"
+        rule = f"an argument must be one that {to.__name__} takes, for all layers alike"
         require(name in _options(to) and name not in _COMMON, owner, rule, argument=name)
 
 
@@ -77,7 +77,7 @@ def converted_layer(layer, to, arguments):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         new, lost = _converted(layer, to, arguments)
-    notes = [str(each.message).partition(": ")[2] for each in caught]
+    notes = [str(each.message).partition(": ")[2].rstrip(".") for each in caught]
     if lost:
         notes.append(f"without {', '.join(sorted(lost))}")
     for name in ("gamma", "beta"):

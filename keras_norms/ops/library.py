@@ -83,7 +83,11 @@ def _find():
     if found is not None:
         return found
     refusals += _others()
-    return Library(None, refusals[0], is_refused=True) if refusals else Library(None, reason)
+    if not refusals:
+        return Library(None, reason)
+    # Layers compute the same without it, so that nobody would notice.
+    warnings.warn(f"keras_norms runs on plain TensorFlow. {refusals[0]}", stacklevel=2)
+    return Library(None, refusals[0], is_refused=True)
 
 
 def _others():

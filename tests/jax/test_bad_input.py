@@ -13,7 +13,9 @@ V = jnp.ones(3)
 MOVING = kj.MovingStatistics(V, V)
 MOMENTS = kj.Moments(V, V, jnp.float32(4))
 NO_MOMENTUM = r"`momentum` must be a number in \[0, 1\] or a float array of shape \(\). Received: "
-NO_EPSILON = "`epsilon` must be a number that is not traced, 0 or at least 1.2e-38. Received: "
+NO_EPSILON = (
+    "`epsilon` must be a finite number that is not traced, 0 or at least 1.2e-38. Received: "
+)
 NO_NAMES = "`axis_name` must be None, a str or a tuple of distinct ones. Received: "
 BAD = {
     "dtype": (dict(x=jnp.zeros((4, 3), int)), "`x` must be a float16.*dtype='int32'"),
@@ -41,7 +43,10 @@ BAD = {
         dict(moving=kj.MovingStatistics(V, V.astype(jnp.bfloat16))),
         "`moving.variance` must be a float32 or float64 array.*dtype='bfloat16'",
     ),
-    "no_moving": (dict(training=False), "inference needs `moving`. Received: moving=None"),
+    "no_moving": (
+        dict(training=False),
+        "inference needs `moving`, from training or from `moving_statistics",
+    ),
     "training": (
         dict(training="yes"),
         "`training` must be a Python bool. Received: training='yes'",
@@ -76,7 +81,9 @@ def test_batch_norm(case):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("moving", [(V, V), {}, 0, False, X], ids=lambda m: type(m).__name__)
 def test_moving_of_another_type(moving, training):
-    with pytest.raises(ValueError, match="^batch_norm: `moving` must be MovingStatistics or None"):
+    with pytest.raises(
+        ValueError, match="^batch_norm: `moving` must be MovingStatistics.mean, variance. or None"
+    ):
         kj.batch_norm(X, moving=moving, training=training)
 
 

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -69,8 +70,14 @@ def of_another_version(folder):
 )
 def test_says_why_none_is_loaded(folder, change, reason):
     change(folder)
-    status = library.native_status()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        status = library.native_status()
     assert not status.available
+    is_there = change is not remove
+    assert [f"keras_norms.jax runs on plain JAX. {status.reason}"] * is_there == [
+        str(each.message) for each in caught
+    ]
     assert reason in status.reason
     # The build for TensorFlow would be no remedy, and a descriptor no name of a file.
     assert "`keras-norms build`" not in status.reason
@@ -96,7 +103,7 @@ def test_without_tensorflow_names_of_keras_say_what_is_missing():
         "keras_norms.BatchNormalization"
     )
     expected = (
-        "ImportError: keras_norms.BatchNormalization needs TensorFlow, which is not installed."
+        "ImportError: keras_norms.BatchNormalization needs TensorFlow, which is not installed: "
     )
     assert done.stderr.splitlines()[-1].startswith(expected), done.stderr
 
@@ -120,5 +127,7 @@ def test_a_jax_that_is_too_old_is_refused(version, is_new_enough, monkeypatch):
     if is_new_enough:
         installed.check_jax()
     else:
-        with pytest.raises(ImportError, match="needs jax 0.8.2 or newer. Received: jax 0.8.1."):
+        with pytest.raises(
+            ImportError, match="needs jax 0.8.2 or newer. Received: jax 0.8.1. Install"
+        ):
             installed.check_jax()

@@ -13,7 +13,11 @@ import keras_norms
 from keras_norms.ops import library
 from tests.ops.libraries import Operations, empty_places, imitate_opening, put
 
-pytestmark = pytest.mark.each_tensorflow
+pytestmark = [
+    pytest.mark.each_tensorflow,
+    # Of every library that is refused; looked at in one test.
+    pytest.mark.filterwarnings("ignore:keras_norms runs on plain:UserWarning"),
+]
 
 MINOR = ".".join(tf.__version__.split(".")[:2])
 REBUILD = "Rebuild it with `keras-norms build`."
@@ -133,6 +137,20 @@ def test_a_broken_file_is_refused(places, content, reason):
     assert found.ops is None and found.is_refused
     assert reason.format(path.name.partition("-")[2]) in found.reason
     assert str(places[0]) in found.reason and found.reason.endswith(REBUILD)
+
+
+def test_one_that_is_refused_is_warned_of_once(places):
+    path, _ = put(places[0])
+    path.write_bytes(b"")
+    with pytest.warns(UserWarning, match="runs on plain TensorFlow. .* is damaged: ") as caught:
+        library.load()
+        library.load()
+    assert len(caught) == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_that_is_not_there_is_not(places):
+    assert library.load().ops is None
 
 
 def test_a_library_of_something_else_is_refused(places, monkeypatch):

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_norms.ops import library
 from tests.ops.libraries import empty_places, imitate_opening, put
 
+pytestmark = pytest.mark.filterwarnings("ignore:keras_norms runs on plain:UserWarning")
 STRANGER = 12345
 PLACES = pytest.mark.parametrize("place", [0, 1], ids=["package", "cache"])
 
